@@ -1,0 +1,143 @@
+import {
+  readAgentExport,
+  readAgentNode,
+  readAgentVolume,
+  type AgentExport,
+  type AgentNode,
+  type AgentVolume,
+  type DeleteExport,
+  type PutExport,
+  type PutVolume,
+} from './agent.contract.js';
+import { AgentError, isAgentErrorCode } from './agent.errors.js';
+import { ObjectReader } from './object-reader.js';
+
+/** Where an agent is and how long to wait for one of its answers. */
+export interface AgentClientOptions {
+  readonly baseUrl: string;
+  readonly token: string;
+  readonly timeoutMs?: number;
+}
+
+type Method = 'GET' | 'PUT' | 'DELETE';
+
+/** A verb of the agent makes a file durable at most; anything slower is a node in trouble. */
+const defaultTimeoutMs = 10_000;
+
+/**
+ * Calls the agent of one node. Every verb is idempotent: call again after any retryable error.
+ *
+ * Throws only AgentError. After `unreachable`, `timeout` or `bad-response` the verb may have been done.
+ */
+export class AgentClient {
+  private readonly timeoutMs: number;
+
+  constructor(private readonly options: AgentClientOptions) {
+    this.timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
+  }
+
+  /** Makes the volume, or finds the one of that size. */
+  putVolume(volumeId: string, request: PutVolume): Promise<AgentVolume> {
+    return this.call('PUT', `/v1/volumes/${volumeId}`, readAgentVolume, request);
+  }
+
+  /** The volume, or `undefined` when the node has none of that id. */
+  async findVolume(volumeId: string): Promise<AgentVolume | undefined> {
+    try {
+      return await this.call('GET', `/v1/volumes/${volumeId}`, readAgentVolume);
+    } catch (error) {
+      if (error instanceof AgentError && error.code === 'volume-not-found') return undefined;
+      throw error;
+    }
+  }
+
+  /** Every volume of the node. */
+  async listVolumes(): Promise<AgentVolume[]> {
+    return this.call('GET', '/v1/volumes', (reader) => reader.list('volumes', readAgentVolume));
+  }
+
+  /** Removes the volume for good; one that is not there is already removed. Refused with `volume-exported`. */
+  deleteVolume(volumeId: string): Promise<void> {
+    return this.call('DELETE', `/v1/volumes/${volumeId}`, () => undefined);
+  }
+
+  /** Exports the volume, or finds the export of that generation. Refused with `stale-generation`. */
+  putExport(volumeId: string, request: PutExport): Promise<AgentExport> {
+    return this.call('PUT', `/v1/volumes/${volumeId}/export`, readAgentExport, request);
+  }
+
+  /** Ends the export and closes its generation for good. Refused with `export-busy` unless forced, and `stale-generation`. */
+  deleteExport(volumeId: string, request: DeleteExport): Promise<void> {
+    const query = `generation=${request.generation}&force=${request.force}`;
+    return this.call('DELETE', `/v1/volumes/${volumeId}/export?${query}`, () => undefined);
+  }
+
+  /** Every export of the node. */
+  async listExports(): Promise<AgentExport[]> {
+    return this.call('GET', '/v1/exports', (reader) => reader.list('exports', readAgentExport));
+  }
+
+  /** The node itself. */
+  getNode(): Promise<AgentNode> {
+    return this.call('GET', '/v1/node', readAgentNode);
+  }
+
+  private async call<Value>(
+    method: Method,
+    path: string,
+    read: (reader: ObjectReader) => Value,
+    body?: object,
+  ): Promise<Value> {
+    const { status, text } = await this.exchange(method, path, body);
+    const document = parseJson(text);
+    if (status >= 400) throw refusalOf(status, document);
+    const reader = ObjectReader.of(document);
+    const value = read(reader);
+    // Unread fields are tolerated here: a newer agent may say more than this client knows.
+    const errors = reader.faultsSoFar();
+    if (errors.length > 0) {
+      throw new AgentError('bad-response', `${method} ${path} answered ${status} with a body that is not its own`, {
+        errors,
+      });
+    }
+    return value;
+  }
+
+  private async exchange(method: Method, path: string, body?: object): Promise<{ status: number; text: string }> {
+    try {
+      const response = await fetch(new URL(path, this.options.baseUrl), {
+        method,
+        headers: {
+          authorization: `Bearer ${this.options.token}`,
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+        signal: AbortSignal.timeout(this.timeoutMs),
+        redirect: 'error',
+      });
+      return { status: response.status, text: await response.text() };
+    } catch (cause) {
+      if (cause instanceof DOMException && cause.name === 'TimeoutError') {
+        throw new AgentError('timeout', `the agent did not answer within ${this.timeoutMs} ms`, {}, { cause });
+      }
+      throw new AgentError('unreachable', `the agent at ${this.options.baseUrl} cannot be reached`, {}, { cause });
+    }
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The error an agent answered; an answer without a code of ours is a proxy's or a stranger's. */
+function refusalOf(status: number, document: unknown): AgentError {
+  const reader = ObjectReader.of(document);
+  const code = reader.text('code', /^[a-z-]+$/, 'an error code');
+  const message = reader.text('message', /^[^\0]*$/s, 'a text');
+  if (reader.faultsSoFar().length === 0 && isAgentErrorCode(code)) return new AgentError(code, message);
+  return new AgentError('bad-response', `HTTP ${status} without an error code of the agent`);
+}

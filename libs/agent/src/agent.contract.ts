@@ -1,0 +1,187 @@
+import { AgentError } from './agent.errors.js';
+import { ObjectReader } from './object-reader.js';
+
+/** Smallest, largest and granule of a volume, as the control plane promises them. */
+export const volumeSizeBounds = { min: 1024 ** 2, max: 64 * 1024 ** 4, multipleOf: 4096 } as const;
+
+/** virtio-blk allows 65535 virtqueues; more than this many never helped and each costs an eventfd pair. */
+export const maxNumQueues = 16;
+
+/** Body of `PUT /v1/volumes/:id`. */
+export interface PutVolume {
+  readonly sizeBytes: number;
+}
+
+/** A volume as the node has it. */
+export interface AgentVolume {
+  readonly id: string;
+  readonly sizeBytes: number;
+  readonly allocatedBytes: number;
+  readonly createdAt: string;
+}
+
+/** Body of `PUT /v1/volumes/:id/export`. */
+export interface PutExport {
+  readonly attachmentId: string;
+  readonly generation: number;
+  readonly readOnly: boolean;
+  readonly numQueues: number;
+}
+
+/** Query of `DELETE /v1/volumes/:id/export`. `force` cuts a connected front-end. */
+export interface DeleteExport {
+  readonly generation: number;
+  readonly force: boolean;
+}
+
+/** What a hypervisor needs to plug the volume in. */
+export interface ExportConnection {
+  readonly type: 'vhost-user-blk';
+  readonly socketPath: string;
+  readonly serial: string;
+  readonly numQueues: number;
+}
+
+/** `listening` waits for a front-end; `error` serves no writes, `reason` tells why. */
+export type AgentExportState = 'listening' | 'connected' | 'error';
+
+/** An export as the node has it. */
+export interface AgentExport {
+  readonly volumeId: string;
+  readonly attachmentId: string;
+  readonly generation: number;
+  readonly readOnly: boolean;
+  readonly state: AgentExportState;
+  readonly reason?: string;
+  readonly connection: ExportConnection;
+}
+
+/** One pool of the node. */
+export interface AgentPool {
+  readonly id: string;
+  readonly directory: string;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  readonly provisionedBytes: number;
+  readonly volumes: number;
+}
+
+/** The node: who it is, what it has room for, what it serves. */
+export interface AgentNode {
+  readonly id: string;
+  readonly name: string;
+  readonly version: string;
+  readonly pools: readonly AgentPool[];
+  readonly exports: { readonly total: number; readonly connected: number; readonly failed: number };
+}
+
+const volumeIdPattern = /^vol-[0-9a-f]{16}$/;
+const attachmentIdPattern = /^att-[0-9a-f]{16}$/;
+const nodeIdPattern = /^node-[0-9a-f]{16}$/;
+const poolIdPattern = /^pool-[0-9a-f]{16}$/;
+const anyText = /^[^\0]{1,4096}$/s;
+const instantPattern = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z$/;
+const decimalPattern = /^(0|[1-9]\d{0,15})$/;
+
+/** Reads the `:id` of a path. Throws `invalid-argument`. */
+export function parseVolumeId(text: string): string {
+  if (volumeIdPattern.test(text)) return text;
+  throw new AgentError('invalid-argument', 'the volume id is not one', {
+    errors: [{ field: 'volumeId', message: 'must be vol- and 16 lower-case hex digits' }],
+  });
+}
+
+/** Reads the body of `PUT /v1/volumes/:id`. Throws `invalid-argument` with every fault. */
+export function parsePutVolume(body: unknown): PutVolume {
+  return parseRequest(body, (reader) => ({ sizeBytes: reader.integer('sizeBytes', volumeSizeBounds) }));
+}
+
+/** Reads the body of `PUT /v1/volumes/:id/export`. Throws `invalid-argument` with every fault. */
+export function parsePutExport(body: unknown): PutExport {
+  return parseRequest(body, readPutExport);
+}
+
+/** The fields of a `PutExport`, for documents that carry one. */
+export function readPutExport(reader: ObjectReader): PutExport {
+  return {
+    attachmentId: reader.text('attachmentId', attachmentIdPattern, 'att- and 16 lower-case hex digits'),
+    generation: reader.integer('generation', { min: 1 }),
+    readOnly: reader.flag('readOnly'),
+    numQueues: reader.integer('numQueues', { min: 1, max: maxNumQueues }),
+  };
+}
+
+/** Reads the query of `DELETE /v1/volumes/:id/export`. Throws `invalid-argument` with every fault. */
+export function parseDeleteExport(query: unknown): DeleteExport {
+  return parseRequest(query, (reader) => {
+    const digits = reader.text('generation', decimalPattern, 'a decimal integer');
+    const generation = Number(digits);
+    if (digits !== '' && !(Number.isSafeInteger(generation) && generation >= 1)) {
+      reader.refuse('generation', `must be from 1 to ${Number.MAX_SAFE_INTEGER}`);
+    }
+    const force = reader.optionalText('force', /^(true|false)$/, 'true or false') === 'true';
+    return { generation, force };
+  });
+}
+
+/** Reads a volume that an agent answered. */
+export function readAgentVolume(reader: ObjectReader): AgentVolume {
+  return {
+    id: reader.text('id', volumeIdPattern, 'a volume id'),
+    sizeBytes: reader.integer('sizeBytes', { min: 0 }),
+    allocatedBytes: reader.integer('allocatedBytes', { min: 0 }),
+    createdAt: reader.text('createdAt', instantPattern, 'an RFC 3339 instant in UTC'),
+  };
+}
+
+/** Reads an export that an agent answered. */
+export function readAgentExport(reader: ObjectReader): AgentExport {
+  const reason = reader.optionalText('reason', anyText, 'a text');
+  return {
+    volumeId: reader.text('volumeId', volumeIdPattern, 'a volume id'),
+    attachmentId: reader.text('attachmentId', attachmentIdPattern, 'an attachment id'),
+    generation: reader.integer('generation', { min: 1 }),
+    readOnly: reader.flag('readOnly'),
+    state: reader.word('state', ['listening', 'connected', 'error']),
+    ...(reason === undefined ? {} : { reason }),
+    connection: reader.object('connection', (inner) => ({
+      type: inner.word('type', ['vhost-user-blk']),
+      socketPath: inner.text('socketPath', anyText, 'a path'),
+      serial: inner.text('serial', /^[\x20-\x7e]{1,20}$/, 'at most 20 printable ASCII characters'),
+      numQueues: inner.integer('numQueues', { min: 1, max: maxNumQueues }),
+    })),
+  };
+}
+
+/** Reads the node description that an agent answered. */
+export function readAgentNode(reader: ObjectReader): AgentNode {
+  const count = { min: 0 };
+  return {
+    id: reader.text('id', nodeIdPattern, 'a node id'),
+    name: reader.text('name', anyText, 'a text'),
+    version: reader.text('version', anyText, 'a text'),
+    pools: reader.list('pools', (pool) => ({
+      id: pool.text('id', poolIdPattern, 'a pool id'),
+      directory: pool.text('directory', anyText, 'a path'),
+      totalBytes: pool.integer('totalBytes', count),
+      freeBytes: pool.integer('freeBytes', count),
+      provisionedBytes: pool.integer('provisionedBytes', count),
+      volumes: pool.integer('volumes', count),
+    })),
+    exports: reader.object('exports', (inner) => ({
+      total: inner.integer('total', count),
+      connected: inner.integer('connected', count),
+      failed: inner.integer('failed', count),
+    })),
+  };
+}
+
+function parseRequest<Value>(source: unknown, read: (reader: ObjectReader) => Value): Value {
+  const reader = ObjectReader.of(source);
+  const value = read(reader);
+  const errors = reader.finish();
+  // Trusted from here: every field was checked and no other is there.
+  if (errors.length === 0) return value;
+  const listed = errors.map(({ field, message }) => `${field} ${message}`).join('; ');
+  throw new AgentError('invalid-argument', listed, { errors });
+}

@@ -1,0 +1,4 @@
+export * from './agent.client.js';
+export * from './agent.contract.js';
+export * from './agent.errors.js';
+export * from './object-reader.js';

@@ -1,0 +1,84 @@
+import { createRequire } from 'node:module';
+
+/**
+ * The verbs of the native addon (libs/native/addon/cairn.c says what each one guards).
+ *
+ * Each returns its result, or -errno; `check` turns the latter into a SystemError. Addresses, offsets and lengths are
+ * in bytes. Descriptors that a verb returns belong to the caller, who closes them with `fs.closeSync`.
+ */
+export interface Native {
+  ringSetup(entries: number, cqEntries: number, flags: number, params: Uint32Array): number;
+  ringEnter(fd: number, toSubmit: number, minComplete: number, flags: number): number;
+  ringEnterTimeout(
+    fd: number,
+    toSubmit: number,
+    minComplete: number,
+    flags: number,
+    timeoutMicros: number,
+  ): number;
+  ringRegister(fd: number, opcode: number, address: number, count: number): number;
+  /** Shared mapping of `fd`, or anonymous memory when `fd` is -1. */
+  mapShared(fd: number, offsetBytes: number, lengthBytes: number): number;
+  /** Inaccessible span, aligned to 4 GiB, to map files into with `mapFixed`. */
+  reserve(lengthBytes: number): number;
+  mapFixed(address: number, lengthBytes: number, fd: number, offsetBytes: number): number;
+  unmap(address: number, lengthBytes: number): number;
+  /** Array buffer over memory at `address`; detach it before that memory is unmapped. */
+  view(address: number, lengthBytes: number): ArrayBuffer;
+  detach(buffer: ArrayBuffer): number;
+  addressOf(array: NodeJS.TypedArray): number;
+  peek(address: number, into: Uint8Array, offset: number, length: number): number;
+  poke(address: number, from: Uint8Array, offset: number, length: number): number;
+  /** Survives SIGBUS in that span (zero pages replace what vanished); returns the slot that counts the faults. */
+  guardAdd(address: number, lengthBytes: number, pageBytes: number): number;
+  guardRemove(slot: number): number;
+  /** int32 counters: [0] faults of all spans, [slot + 1] faults of one. */
+  guardFaults(): ArrayBuffer;
+  eventfd(flags: number): number;
+  signal(fd: number): number;
+  consume(fd: number): number;
+  /** Blocks the calling thread: 1 when readable, 0 when the time ran out. */
+  waitReadable(fd: number, timeoutMs: number): number;
+  setNonblocking(fd: number, on: number): number;
+  memfd(name: string, sizeBytes: number): number;
+  unixListen(path: string, backlog: number, mode: number): number;
+  unixConnect(path: string): number;
+  accept(fd: number): number;
+  socketPair(out: Int32Array): number;
+  /** Bytes received, 0 at the end of the stream; `fds[0]` descriptors came and follow it. */
+  receive(fd: number, into: Uint8Array, offset: number, length: number, fds: Int32Array): number;
+  send(
+    fd: number,
+    from: Uint8Array,
+    offset: number,
+    length: number,
+    fds: Int32Array,
+    fdCount: number,
+  ): number;
+  lockExclusive(fd: number): number;
+  seekData(fd: number, offsetBytes: number): number;
+  seekHole(fd: number, offsetBytes: number): number;
+  allocate(fd: number, mode: number, offsetBytes: number, lengthBytes: number): number;
+  cloneRange(
+    toFd: number,
+    toOffsetBytes: number,
+    fromFd: number,
+    fromOffsetBytes: number,
+    lengthBytes: number,
+  ): number;
+  /** Fills `out` with the memory and offset alignment that O_DIRECT needs, in bytes; 0 where unknown. */
+  directAlignment(fd: number, out: Uint32Array): number;
+  /** Monotonic microseconds wrapped to int32: subtract with `| 0`. */
+  clockMicros(): number;
+}
+
+const load = (): Native => {
+  try {
+    return createRequire(import.meta.url)('../build/cairn.node') as Native;
+  } catch (cause) {
+    throw new Error('the native addon is not built for this Node.js: run `npm run build`', { cause });
+  }
+};
+
+/** The addon, loaded once a thread. */
+export const native: Native = load();

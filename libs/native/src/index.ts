@@ -1,0 +1,3 @@
+export { native, type Native } from './addon.js';
+export { EFD_NONBLOCK, IO_URING } from './io-uring.js';
+export { check, errnoName, SystemError } from './system-error.js';

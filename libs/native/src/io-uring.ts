@@ -1,0 +1,28 @@
+/** Numbers of the io_uring interface (linux/io_uring.h). */
+export const IO_URING = {
+  setup: { CQSIZE: 1 << 3, CLAMP: 1 << 4, SUBMIT_ALL: 1 << 7, COOP_TASKRUN: 1 << 8, SINGLE_ISSUER: 1 << 12 },
+  enter: { GETEVENTS: 1 },
+  feature: { SINGLE_MMAP: 1, NODROP: 2, EXT_ARG: 1 << 8 },
+  mmapOffset: { sq: 0, cq: 0x8000000, sqes: 0x10000000 },
+  op: {
+    NOP: 0,
+    READV: 1,
+    WRITEV: 2,
+    FSYNC: 3,
+    POLL_ADD: 6,
+    POLL_REMOVE: 7,
+    TIMEOUT: 11,
+    ASYNC_CANCEL: 14,
+    READ: 22,
+    WRITE: 23,
+  },
+  fsync: { DATASYNC: 1 },
+  poll: { ADD_MULTI: 1 },
+  cqe: { MORE: 2 },
+  rw: { DSYNC: 2 },
+  sqeBytes: 64,
+  cqeBytes: 16,
+} as const;
+
+/** Flags of eventfd(2) that a caller may add to the close-on-exec every one gets. */
+export const EFD_NONBLOCK = 0o4000;
