@@ -91,19 +91,26 @@ export class AgentClient {
     const { status, text } = await this.exchange(method, path, body);
     const document = parseJson(text);
     if (status >= 400) throw refusalOf(status, document);
-    const reader = ObjectReader.of(document);
+    const reader = ObjectReader.lenient(document);
     const value = read(reader);
-    // Unread fields are tolerated here: a newer agent may say more than this client knows.
-    const errors = reader.faultsSoFar();
+    const errors = reader.finish();
     if (errors.length > 0) {
-      throw new AgentError('bad-response', `${method} ${path} answered ${status} with a body that is not its own`, {
-        errors,
-      });
+      throw new AgentError(
+        'bad-response',
+        `${method} ${path} answered ${status} with a body that is not its own`,
+        {
+          errors,
+        },
+      );
     }
     return value;
   }
 
-  private async exchange(method: Method, path: string, body?: object): Promise<{ status: number; text: string }> {
+  private async exchange(
+    method: Method,
+    path: string,
+    body?: object,
+  ): Promise<{ status: number; text: string }> {
     try {
       const response = await fetch(new URL(path, this.options.baseUrl), {
         method,
@@ -118,9 +125,19 @@ export class AgentClient {
       return { status: response.status, text: await response.text() };
     } catch (cause) {
       if (cause instanceof DOMException && cause.name === 'TimeoutError') {
-        throw new AgentError('timeout', `the agent did not answer within ${this.timeoutMs} ms`, {}, { cause });
+        throw new AgentError(
+          'timeout',
+          `the agent did not answer within ${this.timeoutMs} ms`,
+          {},
+          { cause },
+        );
       }
-      throw new AgentError('unreachable', `the agent at ${this.options.baseUrl} cannot be reached`, {}, { cause });
+      throw new AgentError(
+        'unreachable',
+        `the agent at ${this.options.baseUrl} cannot be reached`,
+        {},
+        { cause },
+      );
     }
   }
 }
@@ -135,9 +152,9 @@ function parseJson(text: string): unknown {
 
 /** The error an agent answered; an answer without a code of ours is a proxy's or a stranger's. */
 function refusalOf(status: number, document: unknown): AgentError {
-  const reader = ObjectReader.of(document);
+  const reader = ObjectReader.lenient(document);
   const code = reader.text('code', /^[a-z-]+$/, 'an error code');
   const message = reader.text('message', /^[^\0]*$/s, 'a text');
-  if (reader.faultsSoFar().length === 0 && isAgentErrorCode(code)) return new AgentError(code, message);
+  if (reader.finish().length === 0 && isAgentErrorCode(code)) return new AgentError(code, message);
   return new AgentError('bad-response', `HTTP ${status} without an error code of the agent`);
 }

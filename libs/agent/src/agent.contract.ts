@@ -177,7 +177,7 @@ export function readAgentNode(reader: ObjectReader): AgentNode {
 }
 
 function parseRequest<Value>(source: unknown, read: (reader: ObjectReader) => Value): Value {
-  const reader = ObjectReader.of(source);
+  const reader = ObjectReader.strict(source);
   const value = read(reader);
   const errors = reader.finish();
   // Trusted from here: every field was checked and no other is there.

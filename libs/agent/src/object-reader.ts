@@ -11,7 +11,8 @@ export interface IntegerBounds {
  * Reads an untrusted JSON value field by field and collects every fault.
  *
  * A field that fails reads as a harmless value of its type, so the caller can go on to the next one;
- * nothing read is trusted until `finish()` has returned the empty list.
+ * nothing read is trusted until `finish()` has returned the empty list. A strict reader refuses fields
+ * that nobody read; a lenient one ignores them (answers of a newer process than this one).
  */
 export class ObjectReader {
   private readonly source: Readonly<Record<string, unknown>>;
@@ -21,6 +22,7 @@ export class ObjectReader {
     value: unknown,
     private readonly path: string,
     private readonly faults: FieldFault[],
+    private readonly refusesUnknown: boolean,
   ) {
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
       this.source = Object.fromEntries(Object.entries(value));
@@ -30,9 +32,14 @@ export class ObjectReader {
     }
   }
 
-  /** Starts at the top of a document. */
-  static of(value: unknown): ObjectReader {
-    return new ObjectReader(value, '', []);
+  /** Starts at the top of a request or of a file of ours. */
+  static strict(value: unknown): ObjectReader {
+    return new ObjectReader(value, '', [], true);
+  }
+
+  /** Starts at the top of an answer. */
+  static lenient(value: unknown): ObjectReader {
+    return new ObjectReader(value, '', [], false);
   }
 
   /** A text that matches `pattern`; `what` completes "must be …". */
@@ -100,8 +107,9 @@ export class ObjectReader {
     this.faults.push({ field: this.at(field), message });
   }
 
-  /** Every fault, the unread (unknown) fields among them. */
+  /** Every fault; for a strict reader the unread fields are among them. */
   finish(): readonly FieldFault[] {
+    if (!this.refusesUnknown) return this.faults;
     for (const field of Object.keys(this.source)) {
       if (!this.read.has(field)) this.refuse(field, 'is not a known field');
     }
@@ -109,7 +117,7 @@ export class ObjectReader {
   }
 
   private nested<Value>(value: unknown, path: string, parse: (reader: ObjectReader) => Value): Value {
-    const reader = new ObjectReader(value, path, this.faults);
+    const reader = new ObjectReader(value, path, this.faults, this.refusesUnknown);
     const parsed = parse(reader);
     reader.finish();
     return parsed;
