@@ -1,1 +1,11 @@
-export {};
+export * from './attachment.js';
+export * from './bytes.js';
+export * from './client-token.js';
+export * from './configuration.js';
+export * from './errors.js';
+export * from './fault-point.js';
+export * from './ids.js';
+export * from './node.js';
+export * from './operation.js';
+export * from './state-machine.js';
+export * from './volume.js';

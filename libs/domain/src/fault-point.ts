@@ -1,0 +1,41 @@
+/** Steps at which a crash test may end a process, between two effects that a crash must not tear apart. */
+export const faultPointNames = [
+  'control-plane.after-commit-before-nudge',
+  'worker.after-claim',
+  'worker.after-placement',
+  'worker.before-agent-call',
+  'worker.after-agent-call',
+  'worker.before-complete',
+  'worker.after-complete',
+] as const;
+export type FaultPointName = (typeof faultPointNames)[number];
+
+/** Called at each named step; does nothing unless that step was armed. */
+export interface FaultPoints {
+  reach(name: FaultPointName): void;
+}
+
+/** No step armed: what every process runs with outside crash tests. */
+export const noFaultPoints: FaultPoints = { reach: () => undefined };
+
+/**
+ * Arms the step that `CAIRN_FAULT_POINT` names; reaching it calls `kill`, which should end the process
+ * at once and without any clean-up (SIGKILL to itself).
+ *
+ * Throws for an unknown name, and whenever the variable is set with NODE_ENV=production.
+ */
+export function armFaultPoints(env: Readonly<Record<string, string | undefined>>, kill: () => void): FaultPoints {
+  const armed = env['CAIRN_FAULT_POINT'];
+  if (armed === undefined || armed === '') return noFaultPoints;
+  if (env['NODE_ENV'] === 'production') {
+    throw new Error('CAIRN_FAULT_POINT is set with NODE_ENV=production. It kills the process on purpose; unset it.');
+  }
+  if (!faultPointNames.some((name) => name === armed)) {
+    throw new Error(`CAIRN_FAULT_POINT=${armed} is unknown. Known: ${faultPointNames.join(', ')}.`);
+  }
+  return {
+    reach(name) {
+      if (name === armed) kill();
+    },
+  };
+}
