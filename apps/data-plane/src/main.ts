@@ -1,1 +1,51 @@
-export {};
+import 'reflect-metadata';
+import { readFileSync } from 'node:fs';
+import { Logger } from '@nestjs/common';
+import { ConfigurationError, EXIT_CONFIGURATION } from '@cairn/domain';
+import { readConfig } from './config.js';
+import { startDataPlane, type RunningDataPlane } from './data-plane.js';
+import { StartRefused } from './start-refused.js';
+
+/** sysexits.h EX_SOFTWARE: the supervisor starts the process again. */
+const failedExitCode = 70;
+
+async function start(): Promise<RunningDataPlane> {
+  const config = readConfig(process.env, (path) => readFileSync(path, 'utf8'));
+  return startDataPlane(config, process.env['npm_package_version'] ?? '0.1.0');
+}
+
+function exitFor(error: unknown): number {
+  if (error instanceof ConfigurationError) {
+    for (const { name, message } of error.faults) process.stderr.write(`data-plane: ${name} ${message}\n`);
+    return EXIT_CONFIGURATION;
+  }
+  if (error instanceof StartRefused) {
+    process.stderr.write(
+      `data-plane: refused to start: ${error.reason}\ndata-plane: remedy: ${error.remedy}\n`,
+    );
+    return EXIT_CONFIGURATION;
+  }
+  process.stderr.write(`data-plane: ${error instanceof Error ? error.stack : String(error)}\n`);
+  return 1;
+}
+
+try {
+  const running = await start();
+  const logger = new Logger('main');
+  void running.failed.then((error) => {
+    logger.error(`the reactor died: ${error.message}`, error.stack);
+    process.exit(failedExitCode);
+  });
+  const stop = (signal: NodeJS.Signals): void => {
+    logger.log(`${signal}: draining`);
+    running.stop().then(
+      () => process.exit(0),
+      (error: unknown) => process.exit(exitFor(error)),
+    );
+  };
+  process.once('SIGTERM', stop);
+  process.once('SIGINT', stop);
+  process.stdout.write(`ready ${JSON.stringify({ app: 'data-plane', url: running.url })}\n`);
+} catch (error) {
+  process.exit(exitFor(error));
+}

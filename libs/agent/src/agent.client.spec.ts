@@ -44,7 +44,7 @@ afterEach(() => {
   }
 });
 
-const id = 'vol-0123456789abcdef';
+const id = 'vol-0123456789abcdef' as const;
 
 describe('the agent client', () => {
   it('sends the verb with its token and body and reads the answer', async () => {

@@ -1,3 +1,4 @@
+import type { VolumeId } from '@cairn/domain';
 import {
   readAgentExport,
   readAgentNode,
@@ -37,12 +38,12 @@ export class AgentClient {
   }
 
   /** Makes the volume, or finds the one of that size. */
-  putVolume(volumeId: string, request: PutVolume): Promise<AgentVolume> {
+  putVolume(volumeId: VolumeId, request: PutVolume): Promise<AgentVolume> {
     return this.call('PUT', `/v1/volumes/${volumeId}`, readAgentVolume, request);
   }
 
   /** The volume, or `undefined` when the node has none of that id. */
-  async findVolume(volumeId: string): Promise<AgentVolume | undefined> {
+  async findVolume(volumeId: VolumeId): Promise<AgentVolume | undefined> {
     try {
       return await this.call('GET', `/v1/volumes/${volumeId}`, readAgentVolume);
     } catch (error) {
@@ -57,17 +58,17 @@ export class AgentClient {
   }
 
   /** Removes the volume for good; one that is not there is already removed. Refused with `volume-exported`. */
-  deleteVolume(volumeId: string): Promise<void> {
+  deleteVolume(volumeId: VolumeId): Promise<void> {
     return this.call('DELETE', `/v1/volumes/${volumeId}`, () => undefined);
   }
 
   /** Exports the volume, or finds the export of that generation. Refused with `stale-generation`. */
-  putExport(volumeId: string, request: PutExport): Promise<AgentExport> {
+  putExport(volumeId: VolumeId, request: PutExport): Promise<AgentExport> {
     return this.call('PUT', `/v1/volumes/${volumeId}/export`, readAgentExport, request);
   }
 
   /** Ends the export and closes its generation for good. Refused with `export-busy` unless forced, and `stale-generation`. */
-  deleteExport(volumeId: string, request: DeleteExport): Promise<void> {
+  deleteExport(volumeId: VolumeId, request: DeleteExport): Promise<void> {
     const query = `generation=${request.generation}&force=${request.force}`;
     return this.call('DELETE', `/v1/volumes/${volumeId}/export?${query}`, () => undefined);
   }

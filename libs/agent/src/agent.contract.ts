@@ -1,11 +1,18 @@
+import {
+  NUM_QUEUES_MAX,
+  NUM_QUEUES_MIN,
+  VOLUME_SIZE_MAX,
+  VOLUME_SIZE_MIN,
+  VOLUME_SIZE_MULTIPLE,
+  isId,
+  type AttachmentConnection,
+  type AttachmentId,
+  type NodeId,
+  type PoolId,
+  type VolumeId,
+} from '@cairn/domain';
 import { AgentError } from './agent.errors.js';
 import { ObjectReader } from './object-reader.js';
-
-/** Smallest, largest and granule of a volume, as the control plane promises them. */
-export const volumeSizeBounds = { min: 1024 ** 2, max: 64 * 1024 ** 4, multipleOf: 4096 } as const;
-
-/** virtio-blk allows 65535 virtqueues; more than this many never helped and each costs an eventfd pair. */
-export const maxNumQueues = 16;
 
 /** Body of `PUT /v1/volumes/:id`. */
 export interface PutVolume {
@@ -14,7 +21,7 @@ export interface PutVolume {
 
 /** A volume as the node has it. */
 export interface AgentVolume {
-  readonly id: string;
+  readonly id: VolumeId;
   readonly sizeBytes: number;
   readonly allocatedBytes: number;
   readonly createdAt: string;
@@ -22,7 +29,7 @@ export interface AgentVolume {
 
 /** Body of `PUT /v1/volumes/:id/export`. */
 export interface PutExport {
-  readonly attachmentId: string;
+  readonly attachmentId: AttachmentId;
   readonly generation: number;
   readonly readOnly: boolean;
   readonly numQueues: number;
@@ -34,31 +41,23 @@ export interface DeleteExport {
   readonly force: boolean;
 }
 
-/** What a hypervisor needs to plug the volume in. */
-export interface ExportConnection {
-  readonly type: 'vhost-user-blk';
-  readonly socketPath: string;
-  readonly serial: string;
-  readonly numQueues: number;
-}
-
 /** `listening` waits for a front-end; `error` serves no writes, `reason` tells why. */
 export type AgentExportState = 'listening' | 'connected' | 'error';
 
 /** An export as the node has it. */
 export interface AgentExport {
-  readonly volumeId: string;
-  readonly attachmentId: string;
+  readonly volumeId: VolumeId;
+  readonly attachmentId: AttachmentId;
   readonly generation: number;
   readonly readOnly: boolean;
   readonly state: AgentExportState;
   readonly reason?: string;
-  readonly connection: ExportConnection;
+  readonly connection: AttachmentConnection;
 }
 
 /** One pool of the node. */
 export interface AgentPool {
-  readonly id: string;
+  readonly id: PoolId;
   readonly directory: string;
   readonly totalBytes: number;
   readonly freeBytes: number;
@@ -68,24 +67,22 @@ export interface AgentPool {
 
 /** The node: who it is, what it has room for, what it serves. */
 export interface AgentNode {
-  readonly id: string;
+  readonly id: NodeId;
   readonly name: string;
   readonly version: string;
   readonly pools: readonly AgentPool[];
   readonly exports: { readonly total: number; readonly connected: number; readonly failed: number };
 }
 
-const volumeIdPattern = /^vol-[0-9a-f]{16}$/;
-const attachmentIdPattern = /^att-[0-9a-f]{16}$/;
-const nodeIdPattern = /^node-[0-9a-f]{16}$/;
-const poolIdPattern = /^pool-[0-9a-f]{16}$/;
+const sizeBounds = { min: VOLUME_SIZE_MIN, max: VOLUME_SIZE_MAX, multipleOf: VOLUME_SIZE_MULTIPLE };
+const queueBounds = { min: NUM_QUEUES_MIN, max: NUM_QUEUES_MAX };
 const anyText = /^[^\0]{1,4096}$/s;
 const instantPattern = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z$/;
 const decimalPattern = /^(0|[1-9]\d{0,15})$/;
 
 /** Reads the `:id` of a path. Throws `invalid-argument`. */
-export function parseVolumeId(text: string): string {
-  if (volumeIdPattern.test(text)) return text;
+export function parseVolumeId(text: string): VolumeId {
+  if (isId('vol', text)) return text;
   throw new AgentError('invalid-argument', 'the volume id is not one', {
     errors: [{ field: 'volumeId', message: 'must be vol- and 16 lower-case hex digits' }],
   });
@@ -93,7 +90,7 @@ export function parseVolumeId(text: string): string {
 
 /** Reads the body of `PUT /v1/volumes/:id`. Throws `invalid-argument` with every fault. */
 export function parsePutVolume(body: unknown): PutVolume {
-  return parseRequest(body, (reader) => ({ sizeBytes: reader.integer('sizeBytes', volumeSizeBounds) }));
+  return parseRequest(body, (reader) => ({ sizeBytes: reader.integer('sizeBytes', sizeBounds) }));
 }
 
 /** Reads the body of `PUT /v1/volumes/:id/export`. Throws `invalid-argument` with every fault. */
@@ -104,10 +101,10 @@ export function parsePutExport(body: unknown): PutExport {
 /** The fields of a `PutExport`, for documents that carry one. */
 export function readPutExport(reader: ObjectReader): PutExport {
   return {
-    attachmentId: reader.text('attachmentId', attachmentIdPattern, 'att- and 16 lower-case hex digits'),
+    attachmentId: reader.id('attachmentId', 'att'),
     generation: reader.integer('generation', { min: 1 }),
     readOnly: reader.flag('readOnly'),
-    numQueues: reader.integer('numQueues', { min: 1, max: maxNumQueues }),
+    numQueues: reader.integer('numQueues', queueBounds),
   };
 }
 
@@ -127,7 +124,7 @@ export function parseDeleteExport(query: unknown): DeleteExport {
 /** Reads a volume that an agent answered. */
 export function readAgentVolume(reader: ObjectReader): AgentVolume {
   return {
-    id: reader.text('id', volumeIdPattern, 'a volume id'),
+    id: reader.id('id', 'vol'),
     sizeBytes: reader.integer('sizeBytes', { min: 0 }),
     allocatedBytes: reader.integer('allocatedBytes', { min: 0 }),
     createdAt: reader.text('createdAt', instantPattern, 'an RFC 3339 instant in UTC'),
@@ -138,8 +135,8 @@ export function readAgentVolume(reader: ObjectReader): AgentVolume {
 export function readAgentExport(reader: ObjectReader): AgentExport {
   const reason = reader.optionalText('reason', anyText, 'a text');
   return {
-    volumeId: reader.text('volumeId', volumeIdPattern, 'a volume id'),
-    attachmentId: reader.text('attachmentId', attachmentIdPattern, 'an attachment id'),
+    volumeId: reader.id('volumeId', 'vol'),
+    attachmentId: reader.id('attachmentId', 'att'),
     generation: reader.integer('generation', { min: 1 }),
     readOnly: reader.flag('readOnly'),
     state: reader.word('state', ['listening', 'connected', 'error']),
@@ -148,7 +145,7 @@ export function readAgentExport(reader: ObjectReader): AgentExport {
       type: inner.word('type', ['vhost-user-blk']),
       socketPath: inner.text('socketPath', anyText, 'a path'),
       serial: inner.text('serial', /^[\x20-\x7e]{1,20}$/, 'at most 20 printable ASCII characters'),
-      numQueues: inner.integer('numQueues', { min: 1, max: maxNumQueues }),
+      numQueues: inner.integer('numQueues', queueBounds),
     })),
   };
 }
@@ -157,11 +154,11 @@ export function readAgentExport(reader: ObjectReader): AgentExport {
 export function readAgentNode(reader: ObjectReader): AgentNode {
   const count = { min: 0 };
   return {
-    id: reader.text('id', nodeIdPattern, 'a node id'),
+    id: reader.id('id', 'node'),
     name: reader.text('name', anyText, 'a text'),
     version: reader.text('version', anyText, 'a text'),
     pools: reader.list('pools', (pool) => ({
-      id: pool.text('id', poolIdPattern, 'a pool id'),
+      id: pool.id('id', 'pool'),
       directory: pool.text('directory', anyText, 'a path'),
       totalBytes: pool.integer('totalBytes', count),
       freeBytes: pool.integer('freeBytes', count),

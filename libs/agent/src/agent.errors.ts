@@ -1,3 +1,5 @@
+import type { FieldFault } from '@cairn/domain';
+
 /** What the agent, or the way to it, can answer instead of doing the verb. */
 export type AgentErrorCode =
   | 'invalid-argument'
@@ -17,12 +19,6 @@ export type AgentErrorCode =
   | 'unreachable'
   | 'timeout'
   | 'bad-response';
-
-/** A fault in one field of a request, a response or a state file. */
-export interface FieldFault {
-  readonly field: string;
-  readonly message: string;
-}
 
 /** The status each code is sent with; the last three never leave the client and have a status only to keep the table whole. */
 export const agentErrorStatus = {

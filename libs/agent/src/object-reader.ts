@@ -1,4 +1,4 @@
-import type { FieldFault } from './agent.errors.js';
+import { isId, type FieldFault, type Id, type IdPrefix } from '@cairn/domain';
 
 /** Bounds of an integer field, both included. */
 export interface IntegerBounds {
@@ -52,6 +52,13 @@ export class ObjectReader {
   /** Like `text`, or `undefined` when the field is absent or null. */
   optionalText(field: string, pattern: RegExp, what: string): string | undefined {
     return this.isAbsent(field) ? undefined : this.text(field, pattern, what);
+  }
+
+  /** An id with that prefix. */
+  id<P extends IdPrefix>(field: string, prefix: P): Id<P> {
+    const value = this.take(field);
+    if (isId(prefix, value)) return value;
+    return this.fault(field, `must be ${prefix}- and 16 lower-case hex digits`, `${prefix}-` as const);
   }
 
   /** One of a closed list of words. */

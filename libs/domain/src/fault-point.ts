@@ -7,6 +7,8 @@ export const faultPointNames = [
   'worker.after-agent-call',
   'worker.before-complete',
   'worker.after-complete',
+  'data-plane.after-remember',
+  'data-plane.before-answer',
 ] as const;
 export type FaultPointName = (typeof faultPointNames)[number];
 

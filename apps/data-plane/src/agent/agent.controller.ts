@@ -1,0 +1,67 @@
+import { Body, Controller, Delete, Get, HttpCode, Param, Put, Query, UseGuards } from '@nestjs/common';
+import {
+  parseDeleteExport,
+  parsePutExport,
+  parsePutVolume,
+  parseVolumeId,
+  type AgentExport,
+  type AgentNode,
+  type AgentVolume,
+} from '@cairn/agent';
+import { ExportRegistry } from '../exports/export.registry.js';
+import { NodeReport } from '../node/node.report.js';
+import { TokenGuard } from './token.guard.js';
+
+/** The verbs of the node. All are idempotent; those of an export are fenced by its generation. */
+@Controller('v1')
+@UseGuards(TokenGuard)
+export class AgentController {
+  constructor(
+    private readonly registry: ExportRegistry,
+    private readonly report: NodeReport,
+  ) {}
+
+  @Get('node')
+  getNode(): Promise<AgentNode> {
+    return this.report.describe();
+  }
+
+  @Get('volumes')
+  async listVolumes(): Promise<{ volumes: AgentVolume[] }> {
+    return { volumes: await this.registry.listVolumes() };
+  }
+
+  @Get('volumes/:id')
+  async getVolume(@Param('id') id: string): Promise<AgentVolume> {
+    return this.registry.getVolume(parseVolumeId(id));
+  }
+
+  @Put('volumes/:id')
+  async putVolume(@Param('id') id: string, @Body() body: unknown): Promise<AgentVolume> {
+    return this.registry.putVolume(parseVolumeId(id), parsePutVolume(body));
+  }
+
+  @Delete('volumes/:id')
+  @HttpCode(200)
+  async deleteVolume(@Param('id') id: string): Promise<object> {
+    await this.registry.deleteVolume(parseVolumeId(id));
+    return {};
+  }
+
+  @Put('volumes/:id/export')
+  async putExport(@Param('id') id: string, @Body() body: unknown): Promise<AgentExport> {
+    return this.registry.putExport(parseVolumeId(id), parsePutExport(body));
+  }
+
+  @Delete('volumes/:id/export')
+  @HttpCode(200)
+  async deleteExport(@Param('id') id: string, @Query() query: unknown): Promise<object> {
+    await this.registry.deleteExport(parseVolumeId(id), parseDeleteExport(query));
+    return {};
+  }
+
+  @Get('exports')
+  async listExports(): Promise<{ exports: AgentExport[] }> {
+    return { exports: await this.registry.listExports() };
+  }
+}

@@ -1,0 +1,37 @@
+import { Module, type DynamicModule } from '@nestjs/common';
+import { APP_FILTER } from '@nestjs/core';
+import { AgentController } from './agent/agent.controller.js';
+import { AgentFilter } from './agent/agent.filter.js';
+import { HealthController } from './agent/health.controller.js';
+import { AgentToken } from './agent/agent-token.js';
+import { ExportRegistry } from './exports/export.registry.js';
+import { MetricsController } from './metrics/metrics.controller.js';
+import { MetricsText } from './metrics/metrics.text.js';
+import { NodeReport } from './node/node.report.js';
+
+/** What the HTTP side is built over. */
+export interface AppParts {
+  readonly agentToken: string;
+  readonly registry: ExportRegistry;
+  readonly report: NodeReport;
+  readonly metrics: MetricsText;
+}
+
+/** The agent API of a node that is already open. */
+@Module({})
+export class AppModule {
+  /** Wires the controllers to an open node. */
+  static of({ agentToken, registry, report, metrics }: AppParts): DynamicModule {
+    return {
+      module: AppModule,
+      controllers: [AgentController, HealthController, MetricsController],
+      providers: [
+        { provide: APP_FILTER, useClass: AgentFilter },
+        { provide: AgentToken, useValue: new AgentToken(agentToken) },
+        { provide: ExportRegistry, useValue: registry },
+        { provide: NodeReport, useValue: report },
+        { provide: MetricsText, useValue: metrics },
+      ],
+    };
+  }
+}

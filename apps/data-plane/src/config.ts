@@ -1,0 +1,86 @@
+import { hostname } from 'node:os';
+import { resolve } from 'node:path';
+import { EnvironmentReader } from '@cairn/domain';
+
+/** Everything the data plane is started with, checked. Directories are absolute. */
+export interface DataPlaneConfig {
+  readonly nodeName: string;
+  readonly host: string;
+  /** 0 takes any free port. */
+  readonly port: number;
+  /** The address the worker calls; unset means the one that is listened on. */
+  readonly advertisedUrl?: string;
+  readonly agentToken: string;
+  readonly poolDirectory: string;
+  readonly socketDirectory: string;
+  readonly stateDirectory: string;
+  readonly overcommitRatio: number;
+  readonly cache: 'direct' | 'writeback';
+  readonly log: 'json' | 'text';
+  /** Unset: the node serves and reports to nobody. */
+  readonly heartbeat?: HeartbeatConfig;
+}
+
+/** Where and how often the node reports. */
+export interface HeartbeatConfig {
+  readonly controlPlaneUrl: string;
+  readonly joinToken: string;
+  readonly intervalMs: number;
+}
+
+/** sockaddr_un.sun_path is 108 bytes with its terminating zero (unix(7)). */
+const maxSocketPathBytes = 107;
+const longestSocketName = '/vol-0123456789abcdef.sock';
+
+const absolutePath = (reader: EnvironmentReader, name: string, meaning: string): string => {
+  const value = reader.find(name);
+  if (value !== undefined) return resolve(value);
+  reader.fault(name, `is not set; name the directory for ${meaning}`);
+  return '';
+};
+
+/** Reads the environment. Throws ConfigurationError with every fault. */
+export function readConfig(
+  env: Readonly<Record<string, string | undefined>>,
+  readFile: (path: string) => string,
+): DataPlaneConfig {
+  const reader = new EnvironmentReader(env, readFile);
+  const advertisedUrl = reader.find('CAIRN_AGENT_URL');
+  reader.checkUrl('CAIRN_AGENT_URL', advertisedUrl, ['http', 'https']);
+  const socketDirectory = absolutePath(reader, 'CAIRN_SOCKET_DIR', 'the sockets that guests connect to');
+  const longest = Buffer.byteLength(socketDirectory + longestSocketName);
+  if (longest > maxSocketPathBytes) {
+    reader.fault(
+      'CAIRN_SOCKET_DIR',
+      `is too long: its socket paths would have ${longest} bytes and unix(7) allows ${maxSocketPathBytes}; choose a shorter directory, such as /run/cairn`,
+    );
+  }
+  const config: DataPlaneConfig = {
+    nodeName: reader.text('CAIRN_NODE_NAME', hostname()),
+    host: reader.text('CAIRN_AGENT_HOST', '127.0.0.1'),
+    port: reader.integer('CAIRN_AGENT_PORT', 8701, { min: 0, max: 65_535 }),
+    ...(advertisedUrl === undefined ? {} : { advertisedUrl }),
+    agentToken: reader.secret(
+      'CAIRN_AGENT_TOKEN',
+      'give the data plane and the workers the same random text',
+    ),
+    poolDirectory: absolutePath(reader, 'CAIRN_POOL_DIR', 'the files of volumes'),
+    socketDirectory,
+    stateDirectory: absolutePath(reader, 'CAIRN_STATE_DIR', 'what the node remembers across restarts'),
+    overcommitRatio: reader.integer('CAIRN_OVERCOMMIT_RATIO', 10, { min: 1, max: 1000 }),
+    cache: reader.oneOf('CAIRN_CACHE', ['writeback', 'direct'], 'writeback'),
+    log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),
+    ...readHeartbeat(reader),
+  };
+  reader.throwIfFaulty();
+  return config;
+}
+
+function readHeartbeat(reader: EnvironmentReader): { heartbeat?: HeartbeatConfig } {
+  const controlPlaneUrl = reader.find('CAIRN_CONTROL_PLANE_URL');
+  if (controlPlaneUrl === undefined) return {};
+  reader.checkUrl('CAIRN_CONTROL_PLANE_URL', controlPlaneUrl, ['http', 'https']);
+  const joinToken = reader.secret('CAIRN_JOIN_TOKEN', 'set the join token of the control plane');
+  const intervalMs = reader.integer('CAIRN_HEARTBEAT_MS', 2000, { min: 100, max: 60_000 });
+  return { heartbeat: { controlPlaneUrl, joinToken, intervalMs } };
+}

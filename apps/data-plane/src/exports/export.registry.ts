@@ -1,0 +1,306 @@
+// Which volumes this node has and which of them it serves. Every verb is idempotent and safe to repeat
+// after a crash at any step:
+//
+//   put export:     remember (fence + export) -> listen      a crash between them: boot listens
+//   delete export:  stop listening -> forget, close fence    a crash between them: boot listens again, the verb is repeated
+//   delete volume:  remember the deletion -> remove files    a crash between them: the verb is repeated
+//
+// Verbs of one volume run one after the other; volumes do not wait for each other.
+import { unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Logger } from '@nestjs/common';
+import {
+  AgentError,
+  type AgentErrorCode,
+  type AgentExport,
+  type AgentExportState,
+  type AgentVolume,
+  type DeleteExport,
+  type PutExport,
+  type PutVolume,
+} from '@cairn/agent';
+import { isId, noFaultPoints, type FaultPoints, type VolumeId } from '@cairn/domain';
+import type { ExportStatus, Reactor } from '@cairn/block-export';
+import type { VolumeRecord, VolumeStore } from '@cairn/storage';
+import { KeyedQueue } from './keyed-queue.js';
+import { agentErrorOf } from './storage-refusals.js';
+import type { PersistedExport, VolumeState, VolumeStates } from './volume-states.js';
+
+/** The part of the volume store that verbs use. */
+export type VolumePool = Pick<
+  VolumeStore,
+  'create' | 'find' | 'list' | 'delete' | 'filePath' | 'allocatedBytes' | 'capacity' | 'poolId'
+>;
+
+/** The part of the reactor that verbs use. */
+export type ExportReactor = Pick<Reactor, 'addExport' | 'removeExport' | 'status' | 'statuses'>;
+
+/** What a registry works with. */
+export interface ExportRegistryParts {
+  readonly pool: VolumePool;
+  readonly reactor: ExportReactor;
+  readonly states: VolumeStates;
+  readonly settings: ExportSettings;
+  readonly faultPoints?: FaultPoints;
+}
+
+/** Where sockets go and how files are opened. */
+export interface ExportSettings {
+  readonly socketDirectory: string;
+  readonly cache: 'direct' | 'writeback';
+}
+
+/** How long the node refuses late calls for a volume it deleted; operations end within a day. */
+const rememberDeletedMs = 7 * 24 * 3600 * 1000;
+
+/** The volumes and exports of the node. */
+export class ExportRegistry {
+  private readonly logger = new Logger(ExportRegistry.name);
+  private readonly queue = new KeyedQueue();
+  /** Why an export that should listen does not. */
+  private readonly failures = new Map<VolumeId, string>();
+
+  private readonly pool: VolumePool;
+  private readonly reactor: ExportReactor;
+  private readonly states: VolumeStates;
+  private readonly settings: ExportSettings;
+  private readonly faultPoints: FaultPoints;
+
+  constructor({ pool, reactor, states, settings, faultPoints }: ExportRegistryParts) {
+    this.pool = pool;
+    this.reactor = reactor;
+    this.states = states;
+    this.settings = settings;
+    this.faultPoints = faultPoints ?? noFaultPoints;
+  }
+
+  /** Re-opens what was exported before the restart. One export that fails is reported, the others serve. */
+  async restore(): Promise<void> {
+    await this.states.forgetDeletedBefore(new Date(Date.now() - rememberDeletedMs));
+    await this.unlinkStaleSockets();
+    const exported = this.exported();
+    for (const { state, persisted } of exported) {
+      try {
+        await this.listen(state.volumeId, persisted);
+      } catch (error) {
+        this.logger.error(
+          `export of ${state.volumeId} could not be re-opened: ${agentErrorOf(error, 'export-failed').message}`,
+        );
+      }
+    }
+    if (exported.length > 0) {
+      this.logger.log(`re-opened ${exported.length - this.failures.size} of ${exported.length} exports`);
+    }
+  }
+
+  /** See AgentClient.putVolume. */
+  putVolume(volumeId: VolumeId, request: PutVolume): Promise<AgentVolume> {
+    return this.verb(volumeId, 'storage-failed', async () => {
+      this.refuseDeleted(volumeId);
+      const record = await this.pool.create({ volumeId, sizeBytes: request.sizeBytes });
+      return this.volumeOf(volumeId, record);
+    });
+  }
+
+  /** Throws `volume-not-found`. */
+  async getVolume(volumeId: VolumeId): Promise<AgentVolume> {
+    return this.volumeOf(volumeId, this.recordOf(volumeId));
+  }
+
+  /** Every volume of the pool. */
+  listVolumes(): Promise<AgentVolume[]> {
+    return Promise.all(
+      this.pool
+        .list()
+        .flatMap((record) => (isId('vol', record.id) ? [this.volumeOf(record.id, record)] : [])),
+    );
+  }
+
+  /** See AgentClient.deleteVolume. */
+  deleteVolume(volumeId: VolumeId): Promise<void> {
+    return this.verb(volumeId, 'storage-failed', async () => {
+      const state = this.stateOf(volumeId);
+      if (state.export !== undefined) {
+        throw new AgentError('volume-exported', `${volumeId} is exported for ${state.export.attachmentId}`);
+      }
+      if (state.deletedAt === undefined)
+        await this.states.put({ ...state, deletedAt: new Date().toISOString() });
+      this.faultPoints.reach('data-plane.after-remember');
+      await this.pool.delete(volumeId);
+      await this.states.forgetDeletedBefore(new Date(Date.now() - rememberDeletedMs));
+    });
+  }
+
+  /** See AgentClient.putExport. */
+  putExport(volumeId: VolumeId, request: PutExport): Promise<AgentExport> {
+    return this.verb(volumeId, 'export-failed', async () => {
+      this.refuseDeleted(volumeId);
+      this.recordOf(volumeId);
+      const before = this.stateOf(volumeId);
+      refuseStale(before, request);
+      const { attachmentId, generation, readOnly, numQueues } = request;
+
+      let persisted = before.export;
+      if (persisted === undefined || generation > before.generation) {
+        // A newer generation says that the older attachment is over, whoever still uses it.
+        if (persisted !== undefined) await this.reactor.removeExport(volumeId);
+        persisted = { attachmentId, readOnly, numQueues };
+        await this.states.put({ ...before, generation, export: persisted });
+        this.faultPoints.reach('data-plane.after-remember');
+      }
+      if ((await this.reactor.status(volumeId)) === undefined) await this.listen(volumeId, persisted);
+      return this.exportOf(this.stateOf(volumeId), persisted, await this.reactor.status(volumeId));
+    });
+  }
+
+  /** See AgentClient.deleteExport. */
+  deleteExport(volumeId: VolumeId, request: DeleteExport): Promise<void> {
+    return this.verb(volumeId, 'export-failed', async () => {
+      const before = this.stateOf(volumeId);
+      const { generation, force } = request;
+      if (generation < before.generation) throw stale(before, generation);
+      if (before.export !== undefined) {
+        const status = await this.reactor.status(volumeId);
+        if (status?.connected === true && !force) {
+          throw new AgentError('export-busy', `a front-end is connected to the export of ${volumeId}`);
+        }
+        await this.reactor.removeExport(volumeId);
+        this.failures.delete(volumeId);
+      }
+      if (before.export === undefined && before.closedGeneration >= generation) return;
+      if (this.pool.find(volumeId) === undefined && before.generation === 0) return;
+      await this.states.put({ ...before, generation, closedGeneration: generation, export: undefined });
+    });
+  }
+
+  /** Every export that is remembered, served or not. */
+  async listExports(): Promise<AgentExport[]> {
+    const statuses = new Map((await this.reactor.statuses()).map((status) => [status.id, status]));
+    return this.exported().map(({ state, persisted }) =>
+      this.exportOf(state, persisted, statuses.get(state.volumeId)),
+    );
+  }
+
+  private async listen(volumeId: VolumeId, persisted: PersistedExport): Promise<void> {
+    try {
+      await this.reactor.addExport({
+        id: volumeId,
+        filePath: this.pool.filePath(volumeId),
+        socketPath: this.socketPathOf(volumeId),
+        readOnly: persisted.readOnly,
+        numQueues: persisted.numQueues,
+        cache: this.settings.cache,
+        serial: volumeId,
+      });
+      this.failures.delete(volumeId);
+    } catch (error) {
+      this.failures.set(volumeId, error instanceof Error ? error.message : String(error));
+      throw error;
+    }
+  }
+
+  /** A killed process leaves its sockets behind; only those of volumes of this pool are ours to remove. */
+  private async unlinkStaleSockets(): Promise<void> {
+    const exported = new Set(this.exported().map(({ state }) => state.volumeId));
+    const known = [
+      ...this.states.list().map(({ volumeId }) => volumeId),
+      ...this.pool.list().map(({ id }) => id),
+    ];
+    for (const volumeId of known) {
+      if (!isId('vol', volumeId) || exported.has(volumeId)) continue;
+      await unlink(this.socketPathOf(volumeId)).catch((error: unknown) => {
+        if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
+      });
+    }
+  }
+
+  private verb<Value>(
+    volumeId: VolumeId,
+    fallback: AgentErrorCode,
+    task: () => Promise<Value>,
+  ): Promise<Value> {
+    return this.queue.run(volumeId, async () => {
+      try {
+        const answer = await task();
+        this.faultPoints.reach('data-plane.before-answer');
+        return answer;
+      } catch (error) {
+        throw agentErrorOf(error, fallback);
+      }
+    });
+  }
+
+  private exported(): { state: VolumeState; persisted: PersistedExport }[] {
+    return this.states
+      .list()
+      .flatMap((state) => (state.export === undefined ? [] : [{ state, persisted: state.export }]));
+  }
+
+  private stateOf(volumeId: VolumeId): VolumeState {
+    return this.states.find(volumeId) ?? { volumeId, generation: 0, closedGeneration: 0 };
+  }
+
+  private recordOf(volumeId: VolumeId): VolumeRecord {
+    const record = this.pool.find(volumeId);
+    if (record === undefined) throw new AgentError('volume-not-found', `this node has no volume ${volumeId}`);
+    return record;
+  }
+
+  private refuseDeleted(volumeId: VolumeId): void {
+    const deletedAt = this.states.find(volumeId)?.deletedAt;
+    if (deletedAt !== undefined)
+      throw new AgentError('volume-deleted', `${volumeId} was deleted at ${deletedAt}`);
+  }
+
+  private socketPathOf(volumeId: VolumeId): string {
+    return join(this.settings.socketDirectory, `${volumeId}.sock`);
+  }
+
+  private async volumeOf(id: VolumeId, { sizeBytes, createdAt }: VolumeRecord): Promise<AgentVolume> {
+    return { id, sizeBytes, createdAt, allocatedBytes: await this.pool.allocatedBytes(id) };
+  }
+
+  private exportOf(
+    state: VolumeState,
+    persisted: PersistedExport,
+    status: ExportStatus | undefined,
+  ): AgentExport {
+    const { volumeId, generation } = state;
+    const { attachmentId, readOnly, numQueues } = persisted;
+    const reason =
+      status === undefined ? (this.failures.get(volumeId) ?? 'the export is not open') : status.failed;
+    const healthy: AgentExportState = status?.connected === true ? 'connected' : 'listening';
+    return {
+      volumeId,
+      attachmentId,
+      generation,
+      readOnly,
+      state: reason === undefined ? healthy : 'error',
+      ...(reason === undefined ? {} : { reason }),
+      connection: {
+        type: 'vhost-user-blk',
+        socketPath: this.socketPathOf(volumeId),
+        serial: volumeId,
+        numQueues,
+      },
+    };
+  }
+}
+
+/** Throws `stale-generation` unless the request is newer than all before it, or the very one that is exported. */
+function refuseStale(state: VolumeState, { generation, attachmentId }: PutExport): void {
+  const over = generation < state.generation || generation <= state.closedGeneration;
+  const taken =
+    generation === state.generation &&
+    state.export !== undefined &&
+    state.export.attachmentId !== attachmentId;
+  if (over || taken) throw stale(state, generation);
+}
+
+function stale({ volumeId, generation, closedGeneration }: VolumeState, asked: number): AgentError {
+  const newest = generation === closedGeneration ? `${generation} (closed)` : String(generation);
+  return new AgentError(
+    'stale-generation',
+    `generation ${asked} of ${volumeId} is over: the newest here is ${newest}`,
+  );
+}

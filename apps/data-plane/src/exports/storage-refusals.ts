@@ -1,0 +1,43 @@
+import { AgentError, type AgentErrorCode } from '@cairn/agent';
+import { StorageError, type StorageErrorKind } from '@cairn/storage';
+import { StartRefused } from '../start-refused.js';
+
+const verbCode = {
+  'pool-not-writable': 'storage-failed',
+  'pool-unsuitable': 'storage-failed',
+  'pool-locked': 'storage-failed',
+  'pool-full': 'pool-full',
+  'volume-not-found': 'volume-not-found',
+  'volume-size-mismatch': 'volume-size-mismatch',
+  'volume-in-use': 'volume-exported',
+  'manifest-corrupt': 'storage-failed',
+  io: 'storage-failed',
+  'invalid-argument': 'invalid-argument',
+} as const satisfies Record<StorageErrorKind, AgentErrorCode>;
+
+const startRemedy = {
+  'pool-not-writable': 'make CAIRN_POOL_DIR writable for the user that runs the data plane',
+  'pool-unsuitable': 'point CAIRN_POOL_DIR to a file system with sparse files, such as ext4, xfs or btrfs',
+  'pool-locked': 'stop the other data plane of this pool, or give this one its own CAIRN_POOL_DIR',
+  'pool-full': 'free space on the file system of CAIRN_POOL_DIR, or point it to another one',
+  'volume-not-found': 'put the file back from a backup, or delete the volume through the API',
+  'volume-size-mismatch': 'put the file back from a backup',
+  'volume-in-use': 'stop the process that has the volume open',
+  'manifest-corrupt': 'put the manifest back from a backup',
+  io: 'look at the kernel log for the disk below CAIRN_POOL_DIR',
+  'invalid-argument': 'correct the setting that the reason names',
+} as const satisfies Record<StorageErrorKind, string>;
+
+/** The agent error that a failed verb answers; an error that is not the store's becomes `fallback`. */
+export function agentErrorOf(error: unknown, fallback: AgentErrorCode): AgentError {
+  if (error instanceof AgentError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  const code = error instanceof StorageError ? verbCode[error.kind] : fallback;
+  return new AgentError(code, message, {}, { cause: error });
+}
+
+/** The refusal of a start for which the pool is to blame; any other error is returned as it is. */
+export function startRefusalOf(error: unknown): unknown {
+  if (!(error instanceof StorageError)) return error;
+  return new StartRefused(error.message, startRemedy[error.kind], { cause: error });
+}

@@ -1,0 +1,35 @@
+import type { AgentNode } from '@cairn/agent';
+import type { NodeId, PoolId } from '@cairn/domain';
+import type { ExportRegistry, VolumePool } from '../exports/export.registry.js';
+
+/** What a report is made of. */
+export interface NodeReportSources {
+  readonly nodeId: NodeId;
+  readonly nodeName: string;
+  readonly version: string;
+  readonly poolDirectory: string;
+  readonly pool: Pick<VolumePool, 'poolId' | 'list' | 'capacity'>;
+  readonly registry: Pick<ExportRegistry, 'listExports'>;
+}
+
+/** Describes the node as it is now; the agent API and the heartbeat say the same. */
+export class NodeReport {
+  constructor(private readonly sources: NodeReportSources) {}
+
+  /** Throws when the pool's file system or the reactor does not answer. */
+  async describe(): Promise<AgentNode> {
+    const { nodeId, nodeName, version, poolDirectory, pool, registry } = this.sources;
+    const [capacity, exports] = await Promise.all([pool.capacity(), registry.listExports()]);
+    return {
+      id: nodeId,
+      name: nodeName,
+      version,
+      pools: [{ id: pool.poolId, directory: poolDirectory, ...capacity, volumes: pool.list().length }],
+      exports: {
+        total: exports.length,
+        connected: exports.filter(({ state }) => state === 'connected').length,
+        failed: exports.filter(({ state }) => state === 'error').length,
+      },
+    };
+  }
+}

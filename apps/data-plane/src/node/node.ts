@@ -1,0 +1,62 @@
+import { mkdir } from 'node:fs/promises';
+import { armFaultPoints, type NodeId } from '@cairn/domain';
+import { Reactor } from '@cairn/block-export';
+import { VolumeStore } from '@cairn/storage';
+import type { DataPlaneConfig } from '../config.js';
+import { ExportRegistry } from '../exports/export.registry.js';
+import { startRefusalOf } from '../exports/storage-refusals.js';
+import { VolumeStates } from '../exports/volume-states.js';
+import { openNodeIdentity } from './node.identity.js';
+
+/** What the data plane serves with, open and restored. */
+export interface OpenNode {
+  readonly nodeId: NodeId;
+  readonly store: VolumeStore;
+  readonly reactor: Reactor;
+  readonly registry: ExportRegistry;
+  /** Drains the rings and lets go of the pool. */
+  close(): Promise<void>;
+}
+
+/** How long a stop waits for requests that the disk has not completed. */
+const drainTimeoutMs = 10_000;
+
+/**
+ * Opens the pool, re-opens every export, and only then returns.
+ *
+ * Throws StartRefused for whatever an operator must put right first; nothing is left open then.
+ */
+export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
+  const store = await openStore(config);
+  try {
+    const nodeId = await openNodeIdentity(config.stateDirectory, store.poolId);
+    const states = await VolumeStates.open(config.stateDirectory);
+    await mkdir(config.socketDirectory, { recursive: true, mode: 0o750 });
+    const reactor = await Reactor.start();
+    const faultPoints = armFaultPoints(process.env, () => process.kill(process.pid, 'SIGKILL'));
+    const registry = new ExportRegistry({
+      pool: store,
+      reactor,
+      states,
+      faultPoints,
+      settings: { socketDirectory: config.socketDirectory, cache: config.cache },
+    });
+    await registry.restore();
+    const close = async (): Promise<void> => {
+      await reactor.stop({ drainTimeoutMs });
+      await store.close();
+    };
+    return { nodeId, store, reactor, registry, close };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+async function openStore({ poolDirectory, overcommitRatio }: DataPlaneConfig): Promise<VolumeStore> {
+  try {
+    return await VolumeStore.open({ directory: poolDirectory, overcommitRatio });
+  } catch (error) {
+    throw startRefusalOf(error);
+  }
+}
