@@ -1,1 +1,9 @@
-export {};
+export { dataSourceOptions, type DatabaseOptions } from './data-source.js';
+export { Database, type WaitOptions } from './database.js';
+export { migrate } from './migrate.js';
+export { AttachmentRepository, type AttachmentChanges } from './repositories/attachment.repository.js';
+export { NodeRepository } from './repositories/node.repository.js';
+export { OperationRepository, type ClaimOptions } from './repositories/operation.repository.js';
+export { ProjectRepository, type ApiKey, type Project } from './repositories/project.repository.js';
+export { VolumeRepository, type VolumeChanges, type VolumePage, type VolumeQuery } from './repositories/volume.repository.js';
+export { UnitOfWork, type Repositories } from './unit-of-work.js';

@@ -1,0 +1,50 @@
+import type { ErrorCode, NodeId, PoolId, ProjectId, VolumeId, VolumeState } from '@cairn/domain';
+import { Column, Entity, PrimaryColumn } from 'typeorm';
+import { int8 } from '../int8.transformer.js';
+
+/** One volume. */
+@Entity('volumes')
+export class VolumeEntity {
+  @PrimaryColumn({ type: 'text' })
+  id!: VolumeId;
+
+  /** Order of insertion; what pages are cut by. */
+  @Column({ type: 'int8', transformer: int8, insert: false, update: false })
+  seq!: number;
+
+  @Column({ name: 'project_id', type: 'text' })
+  projectId!: ProjectId;
+
+  @Column({ type: 'text', nullable: true })
+  name!: string | null;
+
+  @Column({ name: 'size_bytes', type: 'int8', transformer: int8 })
+  sizeBytes!: number;
+
+  @Column({ type: 'text' })
+  state!: VolumeState;
+
+  @Column({ name: 'reason_code', type: 'text', nullable: true })
+  reasonCode!: ErrorCode | null;
+
+  @Column({ name: 'reason_message', type: 'text', nullable: true })
+  reasonMessage!: string | null;
+
+  @Column({ type: 'int4', default: 0 })
+  generation!: number;
+
+  @Column({ name: 'node_id', type: 'text', nullable: true })
+  nodeId!: NodeId | null;
+
+  @Column({ name: 'pool_id', type: 'text', nullable: true })
+  poolId!: PoolId | null;
+
+  @Column({ name: 'created_at', type: 'timestamptz', default: () => 'now()' })
+  createdAt!: Date;
+
+  @Column({ name: 'updated_at', type: 'timestamptz', default: () => 'now()' })
+  updatedAt!: Date;
+
+  @Column({ name: 'deleted_at', type: 'timestamptz', nullable: true })
+  deletedAt!: Date | null;
+}
