@@ -23,7 +23,12 @@ export const attachmentTransitions: TransitionTable<AttachmentState, AttachmentE
 };
 
 /** States in which the attachment holds its volume. At most one attachment of a volume is in one of them. */
-export const liveAttachmentStates = ['attaching', 'attached', 'detaching', 'busy'] as const satisfies readonly AttachmentState[];
+export const liveAttachmentStates = [
+  'attaching',
+  'attached',
+  'detaching',
+  'busy',
+] as const satisfies readonly AttachmentState[];
 
 /** True while the attachment holds its volume. */
 export function isLiveAttachment(state: AttachmentState): boolean {

@@ -25,7 +25,8 @@ export function resolveClientToken(header: string | undefined, body: string | un
   }
   if (header !== undefined && body !== undefined && header !== body) {
     throw new DomainError('client-token-conflict', {
-      message: 'The Idempotency-Key header and clientToken name two different tokens. Send one, or the same in both.',
+      message:
+        'The Idempotency-Key header and clientToken name two different tokens. Send one, or the same in both.',
     });
   }
   return header ?? body;

@@ -65,7 +65,8 @@ export class EnvironmentReader {
     const before = this.faults.length;
     const value = this.findSecret(name);
     if (value !== undefined) return value;
-    if (this.faults.length === before) this.fault(name, `is not set; ${remedy} (or name a file in ${name}_FILE)`);
+    if (this.faults.length === before)
+      this.fault(name, `is not set; ${remedy} (or name a file in ${name}_FILE)`);
     return '';
   }
 
@@ -75,7 +76,10 @@ export class EnvironmentReader {
     if (text === undefined) return fallback;
     const value = Number(text);
     if (Number.isSafeInteger(value) && value >= bounds.min && value <= bounds.max) return value;
-    this.fault(name, `is ${JSON.stringify(text)}; it must be a whole number from ${bounds.min} to ${bounds.max}`);
+    this.fault(
+      name,
+      `is ${JSON.stringify(text)}; it must be a whole number from ${bounds.min} to ${bounds.max}`,
+    );
     return fallback;
   }
 

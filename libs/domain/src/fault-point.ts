@@ -26,11 +26,16 @@ export const noFaultPoints: FaultPoints = { reach: () => undefined };
  *
  * Throws for an unknown name, and whenever the variable is set with NODE_ENV=production.
  */
-export function armFaultPoints(env: Readonly<Record<string, string | undefined>>, kill: () => void): FaultPoints {
+export function armFaultPoints(
+  env: Readonly<Record<string, string | undefined>>,
+  kill: () => void,
+): FaultPoints {
   const armed = env['CAIRN_FAULT_POINT'];
   if (armed === undefined || armed === '') return noFaultPoints;
   if (env['NODE_ENV'] === 'production') {
-    throw new Error('CAIRN_FAULT_POINT is set with NODE_ENV=production. It kills the process on purpose; unset it.');
+    throw new Error(
+      'CAIRN_FAULT_POINT is set with NODE_ENV=production. It kills the process on purpose; unset it.',
+    );
   }
   if (!faultPointNames.some((name) => name === armed)) {
     throw new Error(`CAIRN_FAULT_POINT=${armed} is unknown. Known: ${faultPointNames.join(', ')}.`);

@@ -66,7 +66,10 @@ export type Operation = { [K in OperationKind]: OperationOf<K> }[OperationKind];
 
 /** What the control plane writes down before anything happens. */
 export type OperationIntent = {
-  [K in OperationKind]: Pick<OperationOf<K>, 'projectId' | 'kind' | 'params' | 'target' | 'clientToken' | 'requestDigest'>;
+  [K in OperationKind]: Pick<
+    OperationOf<K>,
+    'projectId' | 'kind' | 'params' | 'target' | 'clientToken' | 'requestDigest'
+  >;
 }[OperationKind];
 
 /** How long each kind may take, retries included, before it fails with `deadline-exceeded`. */

@@ -13,7 +13,10 @@ export function next<S extends string, E extends string>(
 }
 
 /** The states that accept the event, in table order: the `allowedStates` of a refusal. */
-export function statesAllowing<S extends string, E extends string>(table: TransitionTable<S, E>, event: E): S[] {
+export function statesAllowing<S extends string, E extends string>(
+  table: TransitionTable<S, E>,
+  event: E,
+): S[] {
   return statesOf(table).filter((state) => table[state][event] !== undefined);
 }
 
@@ -24,6 +27,9 @@ export function statesOf<S extends string, E extends string>(table: TransitionTa
 }
 
 /** True when nothing leads out of the state. */
-export function isTerminal<S extends string, E extends string>(table: TransitionTable<S, E>, state: S): boolean {
+export function isTerminal<S extends string, E extends string>(
+  table: TransitionTable<S, E>,
+  state: S,
+): boolean {
   return Object.keys(table[state]).length === 0;
 }

@@ -12,7 +12,9 @@ function sqlStateOf(error: unknown): string | undefined {
   if (!(error instanceof QueryFailedError)) return undefined;
   const driverError: unknown = error.driverError;
   if (typeof driverError !== 'object' || driverError === null || !('code' in driverError)) return undefined;
-  return typeof driverError.code === 'string' && sqlState.test(driverError.code) ? driverError.code : undefined;
+  return typeof driverError.code === 'string' && sqlState.test(driverError.code)
+    ? driverError.code
+    : undefined;
 }
 
 /** True when the server undid the transaction because of another one, and running it again is the remedy. */

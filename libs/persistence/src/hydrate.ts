@@ -5,7 +5,11 @@ import type { EntityManager, EntityTarget, ObjectLiteral } from 'typeorm';
  *
  * The statements are ours and name one table, so a row has that entity's columns.
  */
-export function hydrate<E extends ObjectLiteral>(manager: EntityManager, target: EntityTarget<E>, rows: ObjectLiteral[]): E[] {
+export function hydrate<E extends ObjectLiteral>(
+  manager: EntityManager,
+  target: EntityTarget<E>,
+  rows: ObjectLiteral[],
+): E[] {
   const { driver } = manager.connection;
   const metadata = manager.connection.getMetadata(target);
   return rows.map((row) => {
@@ -25,6 +29,9 @@ export async function returning<E extends ObjectLiteral>(
   parameters: unknown[],
 ): Promise<E[]> {
   // Wrapped in a SELECT, so that the driver answers with rows whatever the command inside is.
-  const rows: ObjectLiteral[] = await manager.query(`WITH changed AS (${statement}) SELECT * FROM changed`, parameters);
+  const rows: ObjectLiteral[] = await manager.query(
+    `WITH changed AS (${statement}) SELECT * FROM changed`,
+    parameters,
+  );
   return hydrate(manager, target, rows);
 }

@@ -5,5 +5,10 @@ export { AttachmentRepository, type AttachmentChanges } from './repositories/att
 export { NodeRepository } from './repositories/node.repository.js';
 export { OperationRepository, type ClaimOptions } from './repositories/operation.repository.js';
 export { ProjectRepository, type ApiKey, type Project } from './repositories/project.repository.js';
-export { VolumeRepository, type VolumeChanges, type VolumePage, type VolumeQuery } from './repositories/volume.repository.js';
+export {
+  VolumeRepository,
+  type VolumeChanges,
+  type VolumePage,
+  type VolumeQuery,
+} from './repositories/volume.repository.js';
 export { UnitOfWork, type Repositories } from './unit-of-work.js';

@@ -10,7 +10,8 @@ export const int8: ValueTransformer = {
   from: (value: unknown) => {
     if (value === null || value === undefined) return value;
     const number = Number(value);
-    if (!Number.isSafeInteger(number)) throw new RangeError(`int8 value ${String(value)} does not fit a number`);
+    if (!Number.isSafeInteger(number))
+      throw new RangeError(`int8 value ${String(value)} does not fit a number`);
     return number;
   },
 };

@@ -15,8 +15,10 @@ export async function migrate(dataSource: DataSource, timeoutMs = 60_000): Promi
   try {
     await lock.connect();
     // Polled and not awaited in the server, where statement_timeout would end a long wait with an error.
-    for (const until = Date.now() + timeoutMs; ; ) {
-      const [row]: { locked: boolean }[] = await lock.query('SELECT pg_try_advisory_lock($1) AS locked', [MIGRATION_LOCK]);
+    for (const until = Date.now() + timeoutMs; ;) {
+      const [row]: { locked: boolean }[] = await lock.query('SELECT pg_try_advisory_lock($1) AS locked', [
+        MIGRATION_LOCK,
+      ]);
       if (row?.locked) break;
       if (Date.now() > until) throw new Error('Another process has held the migration lock for too long.');
       await new Promise((resolve) => setTimeout(resolve, LOCK_RETRY_MS));

@@ -43,7 +43,8 @@ export class UnitOfWork {
       try {
         return await this.runOnce(work);
       } catch (error) {
-        if (!isSerializationFailure(error) || tries === TRANSACTION_TRIES) throw translateDatabaseError(error);
+        if (!isSerializationFailure(error) || tries === TRANSACTION_TRIES)
+          throw translateDatabaseError(error);
       }
     }
   }

@@ -67,14 +67,19 @@ export class AttachmentRepository {
 
   /** Any project's attachment, locked until the transaction ends, or `undefined`. */
   async findByIdForUpdate(id: AttachmentId): Promise<Attachment | undefined> {
-    const rows: object[] = await this.manager.query('SELECT * FROM attachments WHERE id = $1 FOR UPDATE', [id]);
+    const rows: object[] = await this.manager.query('SELECT * FROM attachments WHERE id = $1 FOR UPDATE', [
+      id,
+    ]);
     const [row] = hydrate(this.manager, AttachmentEntity, rows);
     return row ? toAttachment(row) : undefined;
   }
 
   /** The attachment that holds the volume now, or `undefined`. */
   async findLive(volumeId: VolumeId): Promise<Attachment | undefined> {
-    const row = await this.manager.findOneBy(AttachmentEntity, { volumeId, state: In([...liveAttachmentStates]) });
+    const row = await this.manager.findOneBy(AttachmentEntity, {
+      volumeId,
+      state: In([...liveAttachmentStates]),
+    });
     return row ? toAttachment(row) : undefined;
   }
 
@@ -100,7 +105,10 @@ export class AttachmentRepository {
 
   /** The live attachments that a node should serve. */
   async listLiveByNode(nodeId: NodeId): Promise<Attachment[]> {
-    const rows = await this.manager.findBy(AttachmentEntity, { nodeId, state: In([...liveAttachmentStates]) });
+    const rows = await this.manager.findBy(AttachmentEntity, {
+      nodeId,
+      state: In([...liveAttachmentStates]),
+    });
     return rows.map(toAttachment);
   }
 
@@ -110,7 +118,11 @@ export class AttachmentRepository {
    * Throws `attachment-wrong-state` when the event is illegal there, and `concurrent-change` when
    * the row has left that state since.
    */
-  async transition(attachment: Attachment, event: AttachmentEvent, changes: AttachmentChanges = {}): Promise<Attachment> {
+  async transition(
+    attachment: Attachment,
+    event: AttachmentEvent,
+    changes: AttachmentChanges = {},
+  ): Promise<Attachment> {
     const to = nextAttachmentState(attachment, event);
     const { connection, reason } = changes;
     const [row] = await returning(
@@ -163,7 +175,12 @@ function toAttachment(row: AttachmentEntity): Attachment {
     connection:
       row.socketPath === null || row.serial === null
         ? undefined
-        : { type: 'vhost-user-blk', socketPath: row.socketPath, serial: row.serial, numQueues: row.numQueues },
+        : {
+            type: 'vhost-user-blk',
+            socketPath: row.socketPath,
+            serial: row.serial,
+            numQueues: row.numQueues,
+          },
     reason: row.reasonCode === null ? undefined : { code: row.reasonCode, message: row.reasonMessage ?? '' },
     createdAt: row.createdAt,
     updatedAt: row.updatedAt,

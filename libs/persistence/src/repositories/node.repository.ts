@@ -1,4 +1,11 @@
-import { NODE_SILENCE_MS, DomainError, type Heartbeat, type Node, type NodeId, type Pool } from '@cairn/domain';
+import {
+  NODE_SILENCE_MS,
+  DomainError,
+  type Heartbeat,
+  type Node,
+  type NodeId,
+  type Pool,
+} from '@cairn/domain';
 import type { EntityManager } from 'typeorm';
 import { NodeEntity, PoolEntity } from '../entities/node.entity.js';
 import { returning } from '../hydrate.js';
@@ -23,7 +30,15 @@ export class NodeRepository {
          VALUES ($1, $2, $3, $4, $5, $6, $7, now())
          ON CONFLICT (id) DO UPDATE SET node_id = $2, directory = $3, total_bytes = $4, free_bytes = $5,
            provisioned_bytes = $6, volumes = $7, updated_at = now()`,
-        [pool.id, beat.id, pool.directory, pool.totalBytes, pool.freeBytes, pool.provisionedBytes, pool.volumes],
+        [
+          pool.id,
+          beat.id,
+          pool.directory,
+          pool.totalBytes,
+          pool.freeBytes,
+          pool.provisionedBytes,
+          pool.volumes,
+        ],
       );
     }
     await this.manager.query('DELETE FROM pools WHERE node_id = $1 AND NOT (id = ANY ($2))', [
@@ -54,7 +69,9 @@ export class NodeRepository {
   }
 
   /** Marks `down` the nodes not heard of for too long, and returns those that were `ready` until now. */
-  async markSilentDown(silenceMs = NODE_SILENCE_MS): Promise<Pick<Node, 'id' | 'name' | 'lastHeartbeatAt'>[]> {
+  async markSilentDown(
+    silenceMs = NODE_SILENCE_MS,
+  ): Promise<Pick<Node, 'id' | 'name' | 'lastHeartbeatAt'>[]> {
     const rows = await returning(
       this.manager,
       NodeEntity,

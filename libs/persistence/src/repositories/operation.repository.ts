@@ -65,7 +65,8 @@ export class OperationRepository {
       ],
     );
     if (row) return { operation: toOperation(row), isNew: true };
-    const earlier = intent.clientToken && (await this.findByClientToken(intent.projectId, intent.clientToken));
+    const earlier =
+      intent.clientToken && (await this.findByClientToken(intent.projectId, intent.clientToken));
     if (!earlier) throw new Error(`Inserting ${id} returned no row and no earlier one.`);
     return { operation: earlier, isNew: false };
   }
@@ -95,7 +96,11 @@ export class OperationRepository {
     kind: OperationKind,
   ): Promise<Operation | undefined> {
     const row = await this.manager.findOne(OperationEntity, {
-      where: { volumeId: target.volumeId, kind, ...(target.attachmentId ? { attachmentId: target.attachmentId } : {}) },
+      where: {
+        volumeId: target.volumeId,
+        kind,
+        ...(target.attachmentId ? { attachmentId: target.attachmentId } : {}),
+      },
       order: { createdAt: 'DESC' },
     });
     return row ? toOperation(row) : undefined;
@@ -222,7 +227,11 @@ export class OperationRepository {
   }
 
   /** Changes the row only while this very claim holds it: `attempts` tells two claims of one worker apart. */
-  private changeClaimed(claimed: Operation, assignments: string, parameters: unknown[]): Promise<OperationEntity[]> {
+  private changeClaimed(
+    claimed: Operation,
+    assignments: string,
+    parameters: unknown[],
+  ): Promise<OperationEntity[]> {
     return returning(
       this.manager,
       OperationEntity,
@@ -232,7 +241,11 @@ export class OperationRepository {
     );
   }
 
-  private async oneClaimed(claimed: Operation, assignments: string, parameters: unknown[]): Promise<Operation> {
+  private async oneClaimed(
+    claimed: Operation,
+    assignments: string,
+    parameters: unknown[],
+  ): Promise<Operation> {
     const [row] = await this.changeClaimed(claimed, assignments, parameters);
     if (row) return toOperation(row);
     throw new DomainError('lease-lost', {

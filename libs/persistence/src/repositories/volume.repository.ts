@@ -123,7 +123,15 @@ export class VolumeRepository {
         deleted_at = CASE WHEN $3 = 'deleted' THEN now() END,
         updated_at = now()
       WHERE id = $1 AND state = $2 RETURNING *`,
-      [volume.id, volume.state, to, changes.generation ?? null, reason !== undefined, reason?.code ?? null, reason?.message ?? null],
+      [
+        volume.id,
+        volume.state,
+        to,
+        changes.generation ?? null,
+        reason !== undefined,
+        reason?.code ?? null,
+        reason?.message ?? null,
+      ],
     );
     const [row] = rows;
     if (row) return toVolume(row);
