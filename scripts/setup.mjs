@@ -38,7 +38,7 @@ export async function setUp({ guest = 'none', test = false } = {}) {
       await buildNative();
       await buildApps();
       if (test) await ensureSystemPackages(['redis']);
-      if (guest !== 'none') return prepareGuest(guest);
+      return guest === 'none' ? undefined : prepareGuest(guest);
     },
     { onWait: (pid) => say(`waiting for another set-up of this clone (process ${pid})`) },
   );

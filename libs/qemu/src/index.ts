@@ -1,1 +1,7 @@
-export {};
+export { Guest, type GuestOptions } from './guest.js';
+export type { GuestResult } from './guest-channel.js';
+export { findGuestKernel, type GuestKernel } from './guest-kernel.js';
+export { plug, unplug, type Plugged, type PlugRequest } from './hot-plug.js';
+export { QmpClient, type QmpEvent } from './qmp-client.js';
+export { QemuError, QmpCommandError, type QemuErrorCode } from './qemu-error.js';
+export { Tethered, type TetherOptions } from './tethered.js';

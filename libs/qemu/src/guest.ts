@@ -1,0 +1,135 @@
+import { accessSync, appendFileSync, constants, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { GuestChannel, type GuestResult } from './guest-channel.js';
+import { findGuestKernel } from './guest-kernel.js';
+import { buildInitramfs } from './initramfs.js';
+import { QemuError } from './qemu-error.js';
+import { Tethered } from './tethered.js';
+
+/** What a guest is made of. */
+export interface GuestOptions {
+  /** Sockets, logs and the initramfs go here; made when missing. Keep it short: socket paths end at 107 bytes. */
+  directory: string;
+  memoryMib?: number;
+  /** How many devices can be plugged at once. */
+  rootPorts?: number;
+  cpus?: number;
+  /** How long the boot may take; without KVM it is 5 to 20 seconds on an idle machine. */
+  bootTimeoutMs?: number;
+  /** More arguments for QEMU, for instance disks that are there from the start. */
+  extraArguments?: readonly string[];
+}
+
+/**
+ * A small Linux guest in QEMU, made for testing disks: a Debian kernel, busybox and the tools of ext4 in memory.
+ *
+ * It runs under KVM where that is allowed and is emulated elsewhere. Its memory is shared (memfd), as vhost-user
+ * needs, and it ends when this process does.
+ */
+export class Guest {
+  private constructor(
+    private readonly process: Tethered,
+    private readonly channel: GuestChannel,
+    /** A QMP socket that nobody else is connected to. */
+    readonly qmpSocket: string,
+    /** What the guest's kernel printed. */
+    readonly consoleLog: string,
+  ) {}
+
+  /** Boots a guest and returns once it takes commands. Throws QemuError with the end of its logs. */
+  static async start(options: GuestOptions): Promise<Guest> {
+    const { directory, bootTimeoutMs = 180_000 } = options;
+    mkdirSync(directory, { recursive: true });
+    const kernel = findGuestKernel();
+    const initramfs = join(directory, 'initramfs');
+    writeFileSync(initramfs, buildInitramfs(kernel));
+    const consoleLog = join(directory, 'console.log');
+    const qemuLog = join(directory, 'qemu.log');
+    const qmpSocket = join(directory, 'qmp');
+    const agentSocket = join(directory, 'agent');
+    writeFileSync(qemuLog, '');
+    const qemu = Tethered.start(
+      'qemu-system-x86_64',
+      [
+        ...machineArguments(options),
+        ...['-kernel', kernel.imagePath, '-initrd', initramfs],
+        ...['-append', 'console=ttyS0 panic=-1 random.trust_cpu=on'],
+        ...['-chardev', `file,id=console,path=${consoleLog}`, '-serial', 'chardev:console'],
+        ...['-chardev', `socket,id=agent,path=${agentSocket},server=on,wait=off`, '-serial', 'chardev:agent'],
+        ...['-qmp', `unix:${qmpSocket},server=on,wait=off`],
+        ...(options.extraArguments ?? []),
+      ],
+      (chunk) => appendFileSync(qemuLog, chunk),
+      { stopSignal: 'TERM' },
+    );
+    let channel: GuestChannel | undefined;
+    try {
+      channel = await GuestChannel.connect(agentSocket, () => qemu.isRunning, 10_000);
+      await channel.booted(bootTimeoutMs);
+      return new Guest(qemu, channel, qmpSocket, consoleLog);
+    } catch (error) {
+      channel?.close();
+      await qemu.stop({ timeoutMs: 2000 });
+      const message = error instanceof Error ? error.message : String(error);
+      const ends = `${endOf(qemuLog)}${endOf(consoleLog)}`;
+      throw new QemuError('guest-failed', `${message} (logs in ${directory})\n${ends}`, { cause: error });
+    }
+  }
+
+  /** Whether QEMU is still there. */
+  get isRunning(): boolean {
+    return this.process.isRunning;
+  }
+
+  /** Runs a shell command in the guest and returns how it ended. Throws QemuError `guest-timeout` or `guest-failed`. */
+  run(command: string, { timeoutMs = 120_000 }: { timeoutMs?: number } = {}): Promise<GuestResult> {
+    return this.channel.run(command, timeoutMs);
+  }
+
+  /** Runs a shell command in the guest and returns its output. Throws QemuError `command-failed` on a bad status. */
+  async check(command: string, options?: { timeoutMs?: number }): Promise<string> {
+    const { status, output } = await this.run(command, options);
+    if (status === 0) return output;
+    throw new QemuError(
+      'command-failed',
+      `in the guest, "${command}" ended with ${status}: ${output.trim()}`,
+    );
+  }
+
+  /** Ends the guest as a power cut would; what it had not flushed is lost. */
+  async stop(): Promise<void> {
+    this.channel.close();
+    await this.process.stop({ timeoutMs: 5000 });
+  }
+}
+
+function machineArguments({ memoryMib = 256, rootPorts = 4, cpus = 1 }: GuestOptions): string[] {
+  const ports = Array.from({ length: rootPorts }, (_, index) => [
+    '-device',
+    `pcie-root-port,id=rp${index},chassis=${index + 1},slot=${index + 1}`,
+  ]);
+  return [
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    ...['-machine', `q35,memory-backend=memory,accel=${hasKvm() ? 'kvm' : 'tcg'}`],
+    ...['-cpu', hasKvm() ? 'host' : 'max', '-smp', String(cpus), '-m', `${memoryMib}M`],
+    ...['-object', `memory-backend-memfd,id=memory,size=${memoryMib}M,share=on`],
+    ...ports.flat(),
+  ];
+}
+
+function hasKvm(): boolean {
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function endOf(log: string): string {
+  try {
+    return readFileSync(log, 'utf8').split('\n').slice(-15).join('\n');
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,1 @@
+export { FakeMonitor, type Answer, type ReceivedCommand } from './fake-monitor.js';
