@@ -1,0 +1,63 @@
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
+import { Module, type DynamicModule } from '@nestjs/common';
+import { armFaultPoints } from '@cairn/domain';
+import { chooseQueueBackend } from '@cairn/jobs';
+import { Database, UnitOfWork } from '@cairn/persistence';
+import type { WorkerConfig } from './config.js';
+import { AttachVolumeHandler } from './handlers/attach-volume.handler.js';
+import { CreateVolumeHandler } from './handlers/create-volume.handler.js';
+import { DeleteVolumeHandler } from './handlers/delete-volume.handler.js';
+import { DetachVolumeHandler } from './handlers/detach-volume.handler.js';
+import { HandlerSettings } from './handlers/handler.settings.js';
+import { AgentSettings, NodeAgents } from './nodes/node.agents.js';
+import { NodeMonitor } from './nodes/node.monitor.js';
+import { OperationHandlers } from './operations/operation.handlers.js';
+import { OperationProcessor, ProcessorSettings } from './operations/operation.processor.js';
+import { OperationRunner, RunnerSettings } from './operations/operation.runner.js';
+import { OperationSweeper, SweeperSettings } from './operations/operation.sweeper.js';
+import { Retention } from './operations/retention.js';
+
+/** The worker over a database that is already open. */
+@Module({})
+export class AppModule {
+  /** Wires everything; nothing runs until the processor, the sweeper and the others are started. */
+  static of(config: WorkerConfig, database: Database): DynamicModule {
+    const { agentToken, agentTimeoutMs, overcommitRatio, concurrency, leaseMs, sweepMs } = config;
+    const faultPoints = armFaultPoints(process.env, () => process.kill(process.pid, 'SIGKILL'));
+    const workerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
+    const queue = chooseQueueBackend({
+      ...(config.redisUrl === undefined ? {} : { redisUrl: config.redisUrl }),
+      databaseUrl: config.databaseUrl,
+      ...(config.queuePrefix === undefined ? {} : { prefix: config.queuePrefix }),
+    });
+    const settings = [
+      {
+        provide: AgentSettings,
+        useValue: { token: agentToken, timeoutMs: agentTimeoutMs } satisfies AgentSettings,
+      },
+      { provide: HandlerSettings, useValue: { overcommitRatio, faultPoints } satisfies HandlerSettings },
+      { provide: RunnerSettings, useValue: { workerId, leaseMs, faultPoints } satisfies RunnerSettings },
+      { provide: SweeperSettings, useValue: { sweepMs, concurrency } satisfies SweeperSettings },
+      { provide: ProcessorSettings, useValue: { queue, concurrency } satisfies ProcessorSettings },
+    ];
+    return {
+      module: AppModule,
+      providers: [
+        ...settings,
+        { provide: UnitOfWork, useValue: database.unitOfWork },
+        NodeAgents,
+        CreateVolumeHandler,
+        DeleteVolumeHandler,
+        AttachVolumeHandler,
+        DetachVolumeHandler,
+        OperationHandlers,
+        OperationRunner,
+        OperationProcessor,
+        OperationSweeper,
+        NodeMonitor,
+        Retention,
+      ],
+    };
+  }
+}

@@ -1,0 +1,75 @@
+import { Injectable, Logger } from '@nestjs/common';
+import { DomainError, type FaultPoints, type NodeId, type Reason, type Volume } from '@cairn/domain';
+import { UnitOfWork } from '@cairn/persistence';
+import { NodeAgents } from '../nodes/node.agents.js';
+import type { OperationHandler, OperationOfKind, Settlement } from '../operations/operation.handlers.js';
+import { chooseNode } from '../placement/choose-node.js';
+import { HandlerSettings } from './handler.settings.js';
+import { volumeOf } from './volume.lookup.js';
+
+type CreateVolume = OperationOfKind<'create-volume'>;
+
+/** Makes the file of a new volume: place -> put volume -> `available`. */
+@Injectable()
+export class CreateVolumeHandler implements OperationHandler<'create-volume'> {
+  private readonly logger = new Logger(CreateVolumeHandler.name);
+  private readonly faultPoints: FaultPoints;
+
+  constructor(
+    private readonly unitOfWork: UnitOfWork,
+    private readonly agents: NodeAgents,
+    private readonly settings: HandlerSettings,
+  ) {
+    this.faultPoints = settings.faultPoints;
+  }
+
+  async perform(operation: CreateVolume): Promise<Settlement> {
+    const volume = await this.unitOfWork.read((repositories) => volumeOf(repositories, operation));
+    // Written down before the agent is called, so that whoever retries asks the same node.
+    const nodeId = volume.nodeId ?? (await this.place(volume, operation.attempts));
+    this.faultPoints.reach('worker.after-placement');
+    await this.putVolume(volume, nodeId);
+    return async ({ volumes }) => {
+      await volumes.transition(volume, 'created', { reason: null });
+    };
+  }
+
+  async abandon(operation: CreateVolume, reason: Reason): Promise<Settlement> {
+    const volume = await this.unitOfWork.read((repositories) => volumeOf(repositories, operation));
+    const { id, nodeId } = volume;
+    if (nodeId !== undefined) {
+      // What is left behind goes when the volume, now in `error`, is deleted.
+      await this.agents
+        .call(nodeId, (agent) => agent.deleteVolume(id))
+        .catch((error: unknown) => this.logger.warn(`${id} may be left on ${nodeId}: ${String(error)}`));
+    }
+    return async ({ volumes }) => {
+      await volumes.transition(volume, 'failed', { reason });
+    };
+  }
+
+  private async place({ id, sizeBytes }: Volume, attempt: number): Promise<NodeId> {
+    const { overcommitRatio } = this.settings;
+    const { nodeId } = await this.unitOfWork.read(async ({ nodes, volumes }) => {
+      const place = chooseNode(await nodes.list(), { sizeBytes, overcommitRatio, attempt });
+      return volumes.place(id, place);
+    });
+    if (nodeId === undefined)
+      throw new DomainError('internal', { message: `${id} has no place after placement.` });
+    return nodeId;
+  }
+
+  private async putVolume({ id, sizeBytes }: Volume, nodeId: NodeId): Promise<void> {
+    this.faultPoints.reach('worker.before-agent-call');
+    try {
+      await this.agents.call(nodeId, (agent) => agent.putVolume(id, { sizeBytes }));
+    } catch (error) {
+      // The node is sure that it has nothing of the volume, so the next try may go elsewhere.
+      if (error instanceof DomainError && error.code === 'pool-full') {
+        await this.unitOfWork.read(({ volumes }) => volumes.unplace(id, nodeId));
+      }
+      throw error;
+    }
+    this.faultPoints.reach('worker.after-agent-call');
+  }
+}

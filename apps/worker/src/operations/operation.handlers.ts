@@ -1,0 +1,63 @@
+import { Injectable } from '@nestjs/common';
+import type { Operation, OperationKind, Reason } from '@cairn/domain';
+import type { Repositories } from '@cairn/persistence';
+import { AttachVolumeHandler } from '../handlers/attach-volume.handler.js';
+import { CreateVolumeHandler } from '../handlers/create-volume.handler.js';
+import { DeleteVolumeHandler } from '../handlers/delete-volume.handler.js';
+import { DetachVolumeHandler } from '../handlers/detach-volume.handler.js';
+
+/** An operation of one kind. */
+export type OperationOfKind<K extends OperationKind> = Extract<Operation, { kind: K }>;
+
+/** Moves the volume and the attachment, in the transaction that ends the operation. */
+export type Settlement = (repositories: Repositories) => Promise<void>;
+
+/**
+ * The effect of one kind of operation.
+ *
+ * Both methods may run again after a crash at any point, and on two workers at once when a lease was
+ * lost; they leave rows alone except for placement and `busy`, and give the moves back as a settlement.
+ */
+export interface OperationHandler<K extends OperationKind> {
+  /** Brings the effect about. Throws DomainError; `retryable` decides what happens next. */
+  perform(operation: OperationOfKind<K>): Promise<Settlement>;
+  /** Undoes what it can of an operation that will not be tried again. Does not throw for what it cannot undo. */
+  abandon(operation: OperationOfKind<K>, reason: Reason): Promise<Settlement>;
+}
+
+type HandlerTable = { readonly [K in OperationKind]: OperationHandler<K> };
+
+/** Which handler does which kind: a new kind does not compile until it has one. */
+@Injectable()
+export class OperationHandlers {
+  private readonly table: HandlerTable;
+
+  constructor(
+    createVolume: CreateVolumeHandler,
+    deleteVolume: DeleteVolumeHandler,
+    attachVolume: AttachVolumeHandler,
+    detachVolume: DetachVolumeHandler,
+  ) {
+    this.table = {
+      'create-volume': createVolume,
+      'delete-volume': deleteVolume,
+      'attach-volume': attachVolume,
+      'detach-volume': detachVolume,
+    };
+  }
+
+  /** See {@link OperationHandler.perform}. */
+  perform<K extends OperationKind>(operation: OperationOfKind<K>): Promise<Settlement> {
+    return this.handlerOf(operation).perform(operation);
+  }
+
+  /** See {@link OperationHandler.abandon}. */
+  abandon<K extends OperationKind>(operation: OperationOfKind<K>, reason: Reason): Promise<Settlement> {
+    return this.handlerOf(operation).abandon(operation, reason);
+  }
+
+  private handlerOf<K extends OperationKind>(operation: OperationOfKind<K>): OperationHandler<K> {
+    const kind: K = operation.kind;
+    return this.table[kind];
+  }
+}
