@@ -1,0 +1,277 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Logger } from '@nestjs/common';
+import { AgentError } from '@cairn/agent';
+import { MIB, type VolumeId } from '@cairn/domain';
+import { StorageError } from '@cairn/storage';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { ExportRegistry, type ExportReactor, type VolumePool } from './export.registry.js';
+import { VolumeStates } from './volume-states.js';
+
+/** A pool without files. */
+class MemoryPool implements VolumePool {
+  readonly poolId = 'pool-0123456789abcdef';
+  private readonly records = new Map<string, { id: string; sizeBytes: number; createdAt: string }>();
+
+  async create({ volumeId, sizeBytes }: { volumeId: string; sizeBytes: number }) {
+    const record = this.records.get(volumeId) ?? {
+      id: volumeId,
+      sizeBytes,
+      createdAt: '2026-01-01T00:00:00.000Z',
+    };
+    if (record.sizeBytes !== sizeBytes) throw new StorageError('volume-size-mismatch', { op: 'create' });
+    this.records.set(volumeId, record);
+    return record;
+  }
+  find(volumeId: string) {
+    return this.records.get(volumeId);
+  }
+  list() {
+    return [...this.records.values()];
+  }
+  async delete(volumeId: string) {
+    this.records.delete(volumeId);
+  }
+  filePath(volumeId: string) {
+    if (!this.records.has(volumeId)) throw new StorageError('volume-not-found', { op: 'filePath' });
+    return `/pool/${volumeId}`;
+  }
+  async allocatedBytes() {
+    return 0;
+  }
+  async capacity() {
+    return { totalBytes: 100 * MIB, freeBytes: 50 * MIB, provisionedBytes: 0 };
+  }
+}
+
+/** A reactor that serves nobody: it knows what it listens on and what a test connected. */
+class IdleReactor implements ExportReactor {
+  readonly listening = new Set<string>();
+  readonly connected = new Set<string>();
+  readonly calls: string[] = [];
+  failNext: Error | undefined;
+  /** Held open by a test to look at what happens meanwhile. */
+  gate: Promise<void> = Promise.resolve();
+
+  async addExport({ id }: { id: string }) {
+    this.calls.push(`add ${id}`);
+    await this.gate;
+    const failure = this.failNext;
+    this.failNext = undefined;
+    if (failure) throw failure;
+    this.listening.add(id);
+  }
+  async removeExport(id: string) {
+    this.calls.push(`remove ${id}`);
+    this.listening.delete(id);
+    this.connected.delete(id);
+  }
+  async status(id: string) {
+    if (!this.listening.has(id)) return undefined;
+    const counters = { requests: 0, bytesRead: 0, bytesWritten: 0, guestFaults: 0, sizeBytes: MIB };
+    return { id, connected: this.connected.has(id), ...counters };
+  }
+  async statuses() {
+    return (await Promise.all([...this.listening].map((id) => this.status(id)))).filter(
+      (each) => each !== undefined,
+    );
+  }
+}
+
+const volumeId: VolumeId = 'vol-0123456789abcdef';
+const request = {
+  attachmentId: 'att-0123456789abcdef',
+  generation: 1,
+  readOnly: false,
+  numQueues: 1,
+} as const;
+const newer = { ...request, attachmentId: 'att-00000000000000ff', generation: 2 } as const;
+
+let directory: string;
+let pool: MemoryPool;
+let reactor: IdleReactor;
+let registry: ExportRegistry;
+
+/** The same node after a restart: nothing listens, the disk is as it was. */
+const restart = async () => {
+  reactor = new IdleReactor();
+  const states = await VolumeStates.open(directory);
+  registry = new ExportRegistry({
+    pool,
+    reactor,
+    states,
+    settings: { socketDirectory: directory, cache: 'writeback' },
+  });
+};
+
+const codeOf = (call: Promise<unknown>): Promise<string> =>
+  call.then(
+    () => 'done',
+    (error: unknown) => (error instanceof AgentError ? error.code : String(error)),
+  );
+
+beforeEach(async () => {
+  Logger.overrideLogger(false);
+  directory = await mkdtemp(join(tmpdir(), 'cairn-registry-'));
+  pool = new MemoryPool();
+  await restart();
+  await registry.putVolume(volumeId, { sizeBytes: MIB });
+});
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await rm(directory, { recursive: true });
+});
+
+describe('volumes of the registry', () => {
+  it('makes a volume once and refuses it in another size', async () => {
+    expect(await registry.putVolume(volumeId, { sizeBytes: MIB })).toMatchObject({
+      id: volumeId,
+      sizeBytes: MIB,
+    });
+    expect(await codeOf(registry.putVolume(volumeId, { sizeBytes: 2 * MIB }))).toBe('volume-size-mismatch');
+    expect(await registry.listVolumes()).toHaveLength(1);
+  });
+
+  it('deletes a volume for good: a create that comes late is refused, after a restart too', async () => {
+    await registry.deleteVolume(volumeId);
+    await registry.deleteVolume(volumeId);
+    expect(await codeOf(registry.getVolume(volumeId))).toBe('volume-not-found');
+    expect(await codeOf(registry.putVolume(volumeId, { sizeBytes: MIB }))).toBe('volume-deleted');
+    await restart();
+    expect(await codeOf(registry.putVolume(volumeId, { sizeBytes: MIB }))).toBe('volume-deleted');
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('volume-deleted');
+  });
+
+  it('does not delete a volume that is exported', async () => {
+    await registry.putExport(volumeId, request);
+    expect(await codeOf(registry.deleteVolume(volumeId))).toBe('volume-exported');
+    await registry.deleteExport(volumeId, { generation: 1, force: false });
+    expect(await codeOf(registry.deleteVolume(volumeId))).toBe('done');
+  });
+});
+
+describe('exports of the registry', () => {
+  it('exports once and gives the same answer again', async () => {
+    const answer = await registry.putExport(volumeId, request);
+    expect(answer).toMatchObject({
+      state: 'listening',
+      generation: 1,
+      connection: {
+        type: 'vhost-user-blk',
+        serial: volumeId,
+        socketPath: join(directory, `${volumeId}.sock`),
+      },
+    });
+    expect(await registry.putExport(volumeId, request)).toEqual(answer);
+    expect(reactor.calls).toEqual([`add ${volumeId}`]);
+  });
+
+  it('does not export a volume it does not have', async () => {
+    expect(await codeOf(registry.putExport('vol-00000000000000ff', request))).toBe('volume-not-found');
+  });
+
+  it('refuses a generation older than the newest, and lets a newer one cut the older', async () => {
+    await registry.putExport(volumeId, request);
+    reactor.connected.add(volumeId);
+    expect(await registry.putExport(volumeId, newer)).toMatchObject({
+      generation: 2,
+      attachmentId: newer.attachmentId,
+    });
+    expect(reactor.calls).toEqual([`add ${volumeId}`, `remove ${volumeId}`, `add ${volumeId}`]);
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('stale-generation');
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: true }))).toBe(
+      'stale-generation',
+    );
+  });
+
+  it('refuses one generation for two attachments', async () => {
+    await registry.putExport(volumeId, request);
+    expect(await codeOf(registry.putExport(volumeId, { ...newer, generation: 1 }))).toBe('stale-generation');
+  });
+
+  it('closes a generation with its export: a put that comes late is refused, after a restart too', async () => {
+    await registry.putExport(volumeId, newer);
+    await registry.deleteExport(volumeId, { generation: 2, force: false });
+    await registry.deleteExport(volumeId, { generation: 2, force: false });
+    expect(await codeOf(registry.putExport(volumeId, newer))).toBe('stale-generation');
+    await restart();
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('stale-generation');
+    expect(await codeOf(registry.putExport(volumeId, newer))).toBe('stale-generation');
+    expect(await codeOf(registry.putExport(volumeId, { ...newer, generation: 3 }))).toBe('done');
+  });
+
+  it('closes a generation that was never exported, so that its put cannot overtake the delete', async () => {
+    await registry.deleteExport(volumeId, { generation: 1, force: true });
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('stale-generation');
+  });
+
+  it('keeps an export that a front-end is connected to, unless forced', async () => {
+    await registry.putExport(volumeId, request);
+    reactor.connected.add(volumeId);
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: false }))).toBe(
+      'export-busy',
+    );
+    expect(await registry.listExports()).toMatchObject([{ state: 'connected' }]);
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: true }))).toBe('done');
+    expect(await registry.listExports()).toEqual([]);
+  });
+
+  it('reports an export that cannot listen, and listens when asked again', async () => {
+    reactor.failNext = new Error('no descriptors left');
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('export-failed');
+    expect(await registry.listExports()).toMatchObject([{ state: 'error', reason: 'no descriptors left' }]);
+    expect(await registry.putExport(volumeId, request)).toMatchObject({ state: 'listening' });
+  });
+
+  it('orders the verbs of one volume and runs those of different volumes at once', async () => {
+    const other: VolumeId = 'vol-00000000000000ff';
+    await registry.putVolume(other, { sizeBytes: MIB });
+    let open: () => void = () => undefined;
+    reactor.gate = new Promise((resolve) => (open = resolve));
+    const put = registry.putExport(volumeId, request);
+    const removal = registry.deleteExport(volumeId, { generation: 1, force: false });
+    const again = codeOf(registry.putExport(volumeId, request));
+    await registry.deleteVolume(other);
+    expect(reactor.calls).not.toContain(`remove ${volumeId}`);
+    open();
+    await Promise.all([put, removal]);
+    expect(await again).toBe('stale-generation');
+    expect(reactor.calls).toEqual([`add ${volumeId}`, `remove ${volumeId}`]);
+  });
+});
+
+describe('restoring the registry', () => {
+  it('listens again on everything that was exported', async () => {
+    const before = await registry.putExport(volumeId, request);
+    await restart();
+    await registry.restore();
+    expect([...reactor.listening]).toEqual([volumeId]);
+    expect(await registry.listExports()).toEqual([before]);
+  });
+
+  it('serves the others when one export cannot be re-opened', async () => {
+    const other: VolumeId = 'vol-00000000000000ff';
+    await registry.putVolume(other, { sizeBytes: MIB });
+    await registry.putExport(volumeId, request);
+    await registry.putExport(other, newer);
+    await pool.delete(volumeId);
+    await restart();
+    await registry.restore();
+    const states = (await registry.listExports()).map((each) => [each.volumeId, each.state]);
+    expect(states.sort()).toEqual([
+      [other, 'listening'],
+      [volumeId, 'error'],
+    ]);
+  });
+
+  it('removes the socket that a killed process left of an export that is over', async () => {
+    const socket = join(directory, `${volumeId}.sock`);
+    const strangers = join(directory, 'vol-00000000000000ff.sock');
+    await writeFile(socket, '');
+    await writeFile(strangers, '');
+    await registry.restore();
+    expect([existsSync(socket), existsSync(strangers)]).toEqual([false, true]);
+  });
+});
