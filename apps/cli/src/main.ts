@@ -1,1 +1,30 @@
-export {};
+#!/usr/bin/env node
+import { QemuError, QmpCommandError } from '@cairn/qemu';
+import { Command } from 'commander';
+import { CliError } from './cli-error.js';
+import { plugCommand, unplugCommand } from './plug/plug.command.js';
+import { upCommand } from './stack/up.command.js';
+import { volumeCommand } from './volumes/volume.command.js';
+
+const program = new Command('cairn')
+  .description('Elastic block storage for virtual machines on your own hosts.')
+  .showHelpAfterError('(--help tells more)')
+  .addCommand(upCommand())
+  .addCommand(volumeCommand())
+  .addCommand(plugCommand())
+  .addCommand(unplugCommand());
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = 1;
+  process.stderr.write(`${describe(error)}\n`);
+}
+
+/** What the user can act on is a sentence and its remedy; anything else is a fault of ours, with its stack. */
+function describe(error: unknown): string {
+  if (error instanceof CliError)
+    return `cairn: ${error.message}${error.remedy ? `\ncairn: ${error.remedy}` : ''}`;
+  if (error instanceof QemuError || error instanceof QmpCommandError) return `cairn: ${error.message}`;
+  return `cairn: ${error instanceof Error ? error.stack : String(error)}`;
+}

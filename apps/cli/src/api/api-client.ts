@@ -1,0 +1,182 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CliError } from '../cli-error.js';
+
+/** A volume as the API shows it; only what the commands use is named. */
+export interface ApiVolume {
+  id: string;
+  sizeBytes: number;
+  state: string;
+  name?: string;
+}
+
+/** Where a back-end listens. */
+export interface ApiConnection {
+  type: string;
+  socketPath: string;
+  serial: string;
+  numQueues: number;
+}
+
+/** One volume with one instance, as the API shows it. */
+export interface ApiAttachment {
+  id: string;
+  volumeId: string;
+  state: string;
+  connection?: ApiConnection;
+  reason?: string;
+}
+
+/** What is being done, how far it is and how it ended. */
+export interface ApiOperation {
+  id: string;
+  kind: string;
+  state: 'pending' | 'running' | 'succeeded' | 'failed';
+  progress: number;
+  error?: { code: string; message: string; retryable: boolean };
+}
+
+/** An answer of the API that is an error (RFC 9457). */
+export class ApiError extends CliError {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    remedy?: string,
+  ) {
+    super(message, remedy);
+  }
+}
+
+interface Problem {
+  title?: string;
+  detail?: string;
+  code?: string;
+  currentState?: string;
+  allowedStates?: string[];
+  errors?: { field: string; message: string }[];
+  requestId?: string;
+}
+
+/** The REST API, as far as the commands need it. */
+export class ApiClient {
+  constructor(
+    readonly url: string,
+    private readonly apiKey: string,
+  ) {}
+
+  /** Starts the making of a volume; it exists when the operation has succeeded. */
+  createVolume(body: {
+    sizeBytes: number;
+    name?: string;
+  }): Promise<{ volume: ApiVolume; operation: ApiOperation }> {
+    return this.request('POST', '/v1/volumes', body);
+  }
+
+  getVolume(id: string): Promise<ApiVolume> {
+    return this.request('GET', `/v1/volumes/${encodeURIComponent(id)}`);
+  }
+
+  /** One page of volumes; `nextPageToken` leads to the next. */
+  listVolumes(pageToken?: string): Promise<{ volumes: ApiVolume[]; nextPageToken?: string }> {
+    const query = pageToken ? `?pageToken=${encodeURIComponent(pageToken)}` : '';
+    return this.request('GET', `/v1/volumes${query}`);
+  }
+
+  deleteVolume(id: string): Promise<{ operation: ApiOperation }> {
+    return this.request('DELETE', `/v1/volumes/${encodeURIComponent(id)}`);
+  }
+
+  /** Starts an attach; the attachment has its connection when the operation has succeeded. */
+  attach(
+    volumeId: string,
+    body: { instanceId?: string; readOnly?: boolean; numQueues?: number },
+  ): Promise<{ attachment: ApiAttachment; operation: ApiOperation }> {
+    return this.request('POST', `/v1/volumes/${encodeURIComponent(volumeId)}/attachments`, body);
+  }
+
+  async listAttachments(volumeId: string): Promise<ApiAttachment[]> {
+    const path = `/v1/volumes/${encodeURIComponent(volumeId)}/attachments`;
+    const { attachments } = await this.request<{ attachments: ApiAttachment[] }>('GET', path);
+    return attachments;
+  }
+
+  getAttachment(volumeId: string, id: string): Promise<ApiAttachment> {
+    return this.request(
+      'GET',
+      `/v1/volumes/${encodeURIComponent(volumeId)}/attachments/${encodeURIComponent(id)}`,
+    );
+  }
+
+  detach(
+    volumeId: string,
+    id: string,
+    { force = false }: { force?: boolean } = {},
+  ): Promise<{ operation: ApiOperation }> {
+    const path = `/v1/volumes/${encodeURIComponent(volumeId)}/attachments/${encodeURIComponent(id)}`;
+    return this.request('DELETE', force ? `${path}?force=true` : path);
+  }
+
+  /** Waits for an operation to end. Throws CliError with its reason when it fails or takes too long. */
+  async finish(operation: ApiOperation, { timeoutMs = 120_000 }: { timeoutMs?: number } = {}): Promise<void> {
+    let current = operation;
+    let pauseMs = 10;
+    for (const deadline = Date.now() + timeoutMs; ; pauseMs = Math.min(pauseMs * 1.5, 250)) {
+      if (current.state === 'succeeded') return;
+      if (current.state === 'failed') {
+        const { code = 'unknown', message = 'no reason given' } = current.error ?? {};
+        throw new CliError(`${current.kind} failed: ${message} (${code}, operation ${current.id})`);
+      }
+      if (Date.now() > deadline) {
+        throw new CliError(
+          `operation ${current.id} (${current.kind}) is still ${current.state} after ${timeoutMs / 1000} s`,
+          `It goes on; look at it with: curl -H "Authorization: Bearer …" ${this.url}/v1/operations/${current.id}`,
+        );
+      }
+      await sleep(pauseMs);
+      current = await this.request<ApiOperation>('GET', `/v1/operations/${current.id}`);
+    }
+  }
+
+  private async request<T>(method: string, path: string, body?: object): Promise<T> {
+    let answer: Response;
+    try {
+      answer = await fetch(`${this.url}${path}`, {
+        method,
+        headers: {
+          authorization: `Bearer ${this.apiKey}`,
+          accept: 'application/json',
+          ...(body && { 'content-type': 'application/json' }),
+        },
+        ...(body && { body: JSON.stringify(body) }),
+        signal: AbortSignal.timeout(30_000),
+      });
+    } catch (error) {
+      const cause =
+        error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error);
+      throw new CliError(
+        `no answer from the API at ${this.url}: ${cause}`,
+        'Start it with "npm start", or name another one with --api-url or CAIRN_API_URL.',
+        { cause: error },
+      );
+    }
+    const text = await answer.text();
+    if (answer.ok) return JSON.parse(text) as T;
+    throw problem(answer.status, text);
+  }
+}
+
+function problem(status: number, text: string): ApiError {
+  let details: Problem = {};
+  try {
+    details = JSON.parse(text) as Problem;
+  } catch {
+    // Something between us and the API answered.
+  }
+  const faults = (details.errors ?? []).map(({ field, message }) => `\n  ${field}: ${message}`).join('');
+  const states = details.currentState
+    ? ` (it is ${details.currentState}; allowed: ${(details.allowedStates ?? []).join(', ') || 'none'})`
+    : '';
+  const message = `${details.detail ?? details.title ?? `status ${status}`}${states}${faults}`;
+  const remedy = status === 401 ? 'Give the right key with --api-key or CAIRN_API_KEY.' : undefined;
+  return new ApiError(status, details.code ?? `http-${status}`, message, remedy);
+}

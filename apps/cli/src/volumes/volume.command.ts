@@ -1,0 +1,66 @@
+import { Command } from 'commander';
+import type { ApiVolume } from '../api/api-client.js';
+import { apiOf, withApiOptions, type ApiOptions } from '../api/api-options.js';
+import { sizeInBytes } from '../whole-number.js';
+
+/** `cairn volume`: volumes over the API, for people at a terminal. */
+export function volumeCommand(): Command {
+  return new Command('volume')
+    .description('make, list, show and delete volumes')
+    .addCommand(createCommand())
+    .addCommand(listCommand())
+    .addCommand(getCommand())
+    .addCommand(deleteCommand());
+}
+
+function createCommand(): Command {
+  return withApiOptions(new Command('create').description('make a volume and wait until it is there'))
+    .requiredOption('--size <size>', 'bytes, or a number with K, M, G or T (binary)', sizeInBytes)
+    .option('--name <name>', 'a name for people')
+    .action(async (options: ApiOptions & { size: number; name?: string }) => {
+      const api = apiOf(options);
+      const { volume, operation } = await api.createVolume({
+        sizeBytes: options.size,
+        ...(options.name !== undefined && { name: options.name }),
+      });
+      await api.finish(operation);
+      print(await api.getVolume(volume.id));
+    });
+}
+
+function listCommand(): Command {
+  return withApiOptions(new Command('list').description('list all volumes, one a line')).action(
+    async (options: ApiOptions) => {
+      const api = apiOf(options);
+      let pageToken: string | undefined;
+      do {
+        const page = await api.listVolumes(pageToken);
+        page.volumes.forEach(print);
+        pageToken = page.nextPageToken;
+      } while (pageToken);
+    },
+  );
+}
+
+function getCommand(): Command {
+  return withApiOptions(new Command('get').description('show a volume'))
+    .argument('<volume>', 'vol-…')
+    .action(async (id: string, options: ApiOptions) => {
+      const volume = await apiOf(options).getVolume(id);
+      process.stdout.write(`${JSON.stringify(volume, null, 2)}\n`);
+    });
+}
+
+function deleteCommand(): Command {
+  return withApiOptions(new Command('delete').description('delete a volume and wait until it is gone'))
+    .argument('<volume>', 'vol-…')
+    .action(async (id: string, options: ApiOptions) => {
+      const api = apiOf(options);
+      await api.finish((await api.deleteVolume(id)).operation);
+      process.stdout.write(`${id} is deleted\n`);
+    });
+}
+
+function print({ id, state, sizeBytes, name }: ApiVolume): void {
+  process.stdout.write(`${id}  ${state.padEnd(9)}  ${sizeBytes}${name ? `  ${name}` : ''}\n`);
+}
