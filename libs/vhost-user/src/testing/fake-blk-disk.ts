@@ -65,11 +65,8 @@ export interface FakeDiskOptions {
 }
 
 interface Waiting {
-  pieces: Segment[];
-  inBytes: number;
-  statusGpa: number;
   deadline: number;
-  resolve: (reply: BlkReply) => void;
+  complete: (usedBytes: number) => void;
   reject: (error: unknown) => void;
 }
 
@@ -194,11 +191,23 @@ export class FakeBlkDisk {
       this.pump();
       await setImmediate();
     }
+    const usedBytes = await this.raw(queue, pieces, framing);
+    const last = pieces[pieces.length - 1]!;
+    const status = this.ram.bytes(last.gpa + last.lengthBytes - 1, 1)[0]!;
+    const written = pieces
+      .filter(({ writable }) => writable)
+      .map(({ gpa, lengthBytes }) => this.ram.bytes(gpa, lengthBytes));
+    const data = Buffer.concat(written).subarray(0, inBytes);
+    for (const { gpa } of pieces) this.ram.free(gpa);
+    return { status, data, usedBytes };
+  }
+
+  /** Submits a chain as it is given, right or wrong, and resolves to the used length when the device gives it back. */
+  raw(queue: FakeQueue, pieces: readonly Segment[], framing: Framing = {}): Promise<number> {
     return new Promise((resolve, reject) => {
       const head = queue.driver.submit(pieces, { indirectAfter: framing.indirectAfter });
-      const last = pieces[pieces.length - 1]!;
-      const statusGpa = last.gpa + last.lengthBytes - 1;
-      this.waiting[queue.index]!.set(head, { pieces, inBytes, statusGpa, deadline, resolve, reject });
+      const deadline = performance.now() + this.timeoutMs;
+      this.waiting[queue.index]!.set(head, { deadline, complete: resolve, reject });
       queue.publish();
       this.pump();
     });
@@ -323,17 +332,8 @@ export class FakeBlkDisk {
 
   private take(queue: number, head: number, usedBytes: number): void {
     const waiting = this.waiting[queue]!.get(head);
-    if (!waiting) return;
     this.waiting[queue]!.delete(head);
-    const { pieces, inBytes, statusGpa } = waiting;
-    const status = this.ram.bytes(statusGpa, 1)[0]!;
-    const written = Buffer.concat(
-      pieces
-        .filter(({ writable }) => writable)
-        .map(({ gpa, lengthBytes }) => this.ram.bytes(gpa, lengthBytes)),
-    );
-    for (const { gpa } of pieces) this.ram.free(gpa);
-    waiting.resolve({ status, data: written.subarray(0, inBytes), usedBytes });
+    waiting?.complete(usedBytes);
   }
 
   /** Runs while requests are in flight, and only one at a time. */

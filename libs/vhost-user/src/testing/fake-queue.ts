@@ -60,6 +60,11 @@ export class FakeQueue {
     return native.consume(this.errFd) > 0;
   }
 
+  /** Calls that came since the last look. */
+  drainCalls(): number {
+    return Math.max(0, native.consume(this.callFd));
+  }
+
   close(): void {
     for (const fd of [this.kickFd, this.callFd, this.errFd]) closeSync(fd);
   }

@@ -1,0 +1,169 @@
+import { closeSync } from 'node:fs';
+import { check, IO_URING, native } from '@cairn/native';
+
+const ETIME = 62;
+const EINTR = 4;
+const EBUSY = 16;
+const EAGAIN = 11;
+const SQE_WORDS = IO_URING.sqeBytes / 4;
+const CQE_WORDS = IO_URING.cqeBytes / 4;
+
+// Word offsets inside a submission queue entry (struct io_uring_sqe).
+const SQE = { OPCODE_FLAGS: 0, FD: 1, OFFSET: 2, ADDRESS: 4, LENGTH: 6, OP_FLAGS: 7, USER_DATA: 8 } as const;
+
+/** Called for each completion: the two words of user_data, the result or -errno, the CQE's flags. */
+export type CompletionHandler = (dataLow: number, dataHigh: number, result: number, flags: number) => void;
+
+/**
+ * One io_uring whose queues are filled and emptied from TypeScript.
+ *
+ * Belongs to the thread that made it (SINGLE_ISSUER). Completions are kept by the kernel when the queue overflows
+ * (FEAT_NODROP), so none is lost.
+ */
+export class IoUring {
+  readonly fd: number;
+  private readonly sqes: Uint32Array;
+  private readonly sqTailWord: Uint32Array;
+  private readonly sqHeadWord: Uint32Array;
+  private readonly sqMask: number;
+  private readonly sqEntries: number;
+  private readonly cqes: Int32Array;
+  private readonly cqHeadWord: Uint32Array;
+  private readonly cqTailWord: Uint32Array;
+  private readonly cqMask: number;
+  private readonly maps: { address: number; bytes: number; buffer: ArrayBuffer }[] = [];
+  private tail = 0;
+  private submitted = 0;
+  private cqHead = 0;
+
+  constructor(entries: number) {
+    const params = new Uint32Array(30);
+    const flags = IO_URING.setup.CQSIZE | IO_URING.setup.SINGLE_ISSUER | IO_URING.setup.CLAMP;
+    this.fd = check('io_uring_setup', native.ringSetup(entries, entries * 4, flags, params));
+    const features = params[5]!;
+    const needed = IO_URING.feature.NODROP | IO_URING.feature.EXT_ARG | IO_URING.feature.SINGLE_MMAP;
+    if ((features & needed) !== needed) {
+      closeSync(this.fd);
+      throw new Error('this kernel is too old for Cairn: io_uring lacks NODROP or EXT_ARG (Linux 5.11 or later)');
+    }
+    this.sqEntries = params[0]!;
+    const cqEntries = params[1]!;
+    // struct io_sqring_offsets starts at word 10, struct io_cqring_offsets at word 20.
+    const sqArrayAt = params[16]!;
+    const cqesAt = params[25]!;
+    const ringBytes = Math.max(sqArrayAt + this.sqEntries * 4, cqesAt + cqEntries * IO_URING.cqeBytes);
+    const ring = this.map(IO_URING.mmapOffset.sq, ringBytes);
+    this.sqes = new Uint32Array(this.map(IO_URING.mmapOffset.sqes, this.sqEntries * IO_URING.sqeBytes));
+    const word = (offset: number): Uint32Array => new Uint32Array(ring, offset, 1);
+    this.sqHeadWord = word(params[10]!);
+    this.sqTailWord = word(params[11]!);
+    this.sqMask = word(params[12]!)[0]!;
+    this.cqHeadWord = word(params[20]!);
+    this.cqTailWord = word(params[21]!);
+    this.cqMask = word(params[22]!)[0]!;
+    this.cqes = new Int32Array(ring, cqesAt, cqEntries * CQE_WORDS);
+    const array = new Uint32Array(ring, sqArrayAt, this.sqEntries);
+    for (let index = 0; index < this.sqEntries; index += 1) array[index] = index;
+  }
+
+  /** Entries prepared but not yet given to the kernel. */
+  get pending(): number {
+    return (this.tail - this.submitted) >>> 0;
+  }
+
+  /** Entries that `prepare` can still take before a submission. */
+  get room(): number {
+    return this.sqEntries - this.pending;
+  }
+
+  /** Prepares one entry; `offset` and `address` are 64-bit, as two words. Submits first when the queue is full. */
+  prepare(
+    opcode: number,
+    fd: number,
+    offsetLow: number,
+    offsetHigh: number,
+    addressLow: number,
+    addressHigh: number,
+    length: number,
+    opFlags: number,
+    dataLow: number,
+    dataHigh: number,
+  ): void {
+    for (let tries = 0; this.room === 0; tries += 1) {
+      if (tries === 1000) throw new Error('io_uring takes no more entries');
+      this.enter(0, 0);
+    }
+    const at = (this.tail & this.sqMask) * SQE_WORDS;
+    const { sqes } = this;
+    sqes[at + SQE.OPCODE_FLAGS] = opcode;
+    sqes[at + SQE.FD] = fd;
+    sqes[at + SQE.OFFSET] = offsetLow;
+    sqes[at + SQE.OFFSET + 1] = offsetHigh;
+    sqes[at + SQE.ADDRESS] = addressLow;
+    sqes[at + SQE.ADDRESS + 1] = addressHigh;
+    sqes[at + SQE.LENGTH] = length;
+    sqes[at + SQE.OP_FLAGS] = opFlags;
+    sqes[at + SQE.USER_DATA] = dataLow;
+    sqes[at + SQE.USER_DATA + 1] = dataHigh;
+    for (let word = SQE.USER_DATA + 2; word < SQE_WORDS; word += 1) sqes[at + word] = 0;
+    this.tail = (this.tail + 1) >>> 0;
+  }
+
+  /**
+   * Gives all prepared entries to the kernel and waits until `minComplete` completions are there.
+   *
+   * `timeoutMicros` > 0 bounds the wait. What the kernel did not take (no memory now) stays pending for next time.
+   */
+  enter(minComplete: number, timeoutMicros: number): void {
+    Atomics.store(this.sqTailWord, 0, this.tail);
+    const count = this.pending;
+    const result =
+      timeoutMicros > 0
+        ? native.ringEnterTimeout(this.fd, count, minComplete, IO_URING.enter.GETEVENTS, timeoutMicros)
+        : native.ringEnter(this.fd, count, minComplete, IO_URING.enter.GETEVENTS);
+    if (result < 0 && result !== -ETIME && result !== -EINTR && result !== -EBUSY && result !== -EAGAIN) {
+      check('io_uring_enter', result);
+    }
+    this.submitted = Atomics.load(this.sqHeadWord, 0);
+  }
+
+  completionCount(): number {
+    return (Atomics.load(this.cqTailWord, 0) - this.cqHead) >>> 0;
+  }
+
+  hasCompletions(): boolean {
+    return Atomics.load(this.cqTailWord, 0) !== this.cqHead;
+  }
+
+  /** Hands every completion that is there to `handler` and returns their number. */
+  reap(handler: CompletionHandler): number {
+    const tail = Atomics.load(this.cqTailWord, 0);
+    let head = this.cqHead;
+    const count = (tail - head) >>> 0;
+    if (count === 0) return 0;
+    const { cqes } = this;
+    while (head !== tail) {
+      const at = (head & this.cqMask) * CQE_WORDS;
+      handler(cqes[at]! >>> 0, cqes[at + 1]! >>> 0, cqes[at + 2]!, cqes[at + 3]!);
+      head = (head + 1) >>> 0;
+    }
+    this.cqHead = head;
+    Atomics.store(this.cqHeadWord, 0, head);
+    return count;
+  }
+
+  close(): void {
+    closeSync(this.fd);
+    for (const { address, bytes, buffer } of this.maps) {
+      native.detach(buffer);
+      native.unmap(address, bytes);
+    }
+  }
+
+  private map(offsetBytes: number, bytes: number): ArrayBuffer {
+    const address = check('mmap', native.mapShared(this.fd, offsetBytes, bytes));
+    const buffer = native.view(address, bytes);
+    this.maps.push({ address, bytes, buffer });
+    return buffer;
+  }
+}

@@ -1,0 +1,120 @@
+import { DescriptorChain } from './descriptor-chain.js';
+import type { GuestMemory } from './guest-memory.js';
+import { type RingAddresses, RingMemory } from './ring-memory.js';
+import { VirtqueueError } from './virtqueue-error.js';
+
+// The device's side of a split virtqueue (virtio 1.2 §2.7).
+//
+//   driver: avail ring ──peek──▶ chain ──take──▶ in flight ──complete──▶ used ring ──publish──▶ driver
+//
+// A head that is in flight is never taken again; what was taken is completed exactly once.
+
+const U16 = 0xffff;
+
+/** What a virtqueue needs to know to start. */
+export interface SplitVirtqueueConfig {
+  memory: GuestMemory;
+  addresses: RingAddresses;
+  size: number;
+  /** The avail index to go on from: what an earlier device's `nextAvail` was, else 0. */
+  nextAvail: number;
+  eventIdx: boolean;
+  indirect: boolean;
+}
+
+/** Device side of one split virtqueue. Throws VirtqueueError when the driver breaks the ring. */
+export class SplitVirtqueue {
+  readonly size: number;
+  /** Descriptor chain of the head that `peekAvail` returned last. */
+  readonly chain: DescriptorChain;
+  inFlightCount = 0;
+  private readonly ring: RingMemory;
+  private readonly inFlight: Uint8Array;
+  private readonly eventIdx: boolean;
+  private nextAvailIdx: number;
+  private nextUsed: number;
+  private published: number;
+
+  constructor(config: SplitVirtqueueConfig) {
+    this.size = config.size;
+    this.ring = new RingMemory(config.memory, config.addresses, config.size);
+    this.chain = new DescriptorChain(config.memory, this.ring.descriptors, config.size, {
+      indirect: config.indirect,
+    });
+    this.inFlight = new Uint8Array(config.size);
+    this.eventIdx = config.eventIdx;
+    this.nextAvailIdx = config.nextAvail & U16;
+    this.nextUsed = this.ring.usedIdx();
+    this.published = this.nextUsed;
+  }
+
+  /** Views over guest memory; to be detached before that memory is unmapped, after which this object is dead. */
+  get buffers(): readonly ArrayBuffer[] {
+    return this.ring.buffers;
+  }
+
+  /** Index of the next avail entry to take: what a later device starts from. */
+  get nextAvail(): number {
+    return this.nextAvailIdx;
+  }
+
+  /** Has the driver published a chain that was not taken? */
+  hasAvail(): boolean {
+    return this.ring.availIdx() !== this.nextAvailIdx;
+  }
+
+  /**
+   * Head of the next available chain, whose descriptors are in `chain`; -1 when the driver published none.
+   *
+   * It stays available until `take`: a caller that has no room for it now may simply come again.
+   */
+  peekAvail(): number {
+    const pending = (this.ring.availIdx() - this.nextAvailIdx) & U16;
+    if (pending === 0) return -1;
+    // virtio 1.2 §2.7.6: idx only grows, and no entry is offered twice before it is used.
+    if (pending > this.size) throw new VirtqueueError('avail-idx-overrun', { pending, size: this.size });
+    const head = this.ring.availEntry(this.nextAvailIdx & (this.size - 1));
+    if (head >= this.size) throw new VirtqueueError('head-out-of-range', { head, size: this.size });
+    if (this.inFlight[head] !== 0) throw new VirtqueueError('head-in-flight', { head });
+    this.chain.walk(head);
+    return head;
+  }
+
+  /** Takes the chain that `peekAvail` showed: it is in flight until `complete`. */
+  take(head: number): void {
+    this.nextAvailIdx = (this.nextAvailIdx + 1) & U16;
+    this.inFlight[head] = 1;
+    this.inFlightCount += 1;
+  }
+
+  /** Gives a chain back with the number of bytes written to it; the driver sees it after `publish`. */
+  complete(head: number, writtenBytes: number): void {
+    this.ring.writeUsed(this.nextUsed & (this.size - 1), head, writtenBytes);
+    this.nextUsed = (this.nextUsed + 1) & U16;
+    this.inFlight[head] = 0;
+    this.inFlightCount -= 1;
+  }
+
+  /** Publishes completed chains; true when the driver wants a call for them (virtio 1.2 §2.7.7.2, §2.7.10). */
+  publish(): boolean {
+    const before = this.published;
+    if (before === this.nextUsed) return false;
+    this.published = this.nextUsed;
+    this.ring.publishUsed(this.nextUsed);
+    if (!this.eventIdx) return this.ring.interruptsWanted();
+    return ((this.nextUsed - this.ring.usedEvent() - 1) & U16) < ((this.nextUsed - before) & U16);
+  }
+
+  /** Asks the driver to kick for its next chain; false when one is there already, so that the caller goes on. */
+  armKick(): boolean {
+    if (this.eventIdx) this.ring.setAvailEvent(this.nextAvailIdx);
+    else this.ring.setNoNotify(false);
+    return !this.hasAvail();
+  }
+
+  /** Asks the driver for no kicks: we look by ourselves. With EVENT_IDX it holds for 65,535 chains. */
+  disarmKick(): void {
+    if (this.eventIdx) this.ring.setAvailEvent(this.nextAvailIdx - 1);
+    else this.ring.setNoNotify(true);
+  }
+}

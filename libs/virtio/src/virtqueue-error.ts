@@ -1,0 +1,34 @@
+/** What a driver did to break a ring; each is counted under this name. */
+export type VirtqueueFault =
+  | 'ring-misaligned'
+  | 'ring-outside-memory'
+  | 'ring-size-invalid'
+  | 'avail-idx-overrun'
+  | 'head-out-of-range'
+  | 'head-in-flight'
+  | 'next-out-of-range'
+  | 'chain-too-long'
+  | 'chain-too-large'
+  | 'descriptor-empty'
+  | 'descriptor-outside-memory'
+  | 'readable-after-writable'
+  | 'indirect-not-negotiated'
+  | 'indirect-nested'
+  | 'indirect-with-next'
+  | 'indirect-size-invalid'
+  | 'header-too-short'
+  | 'status-missing';
+
+/**
+ * A driver broke the rules of its virtqueue. The ring cannot be trusted afterwards: the caller stops it, signals its
+ * err eventfd and counts `fault`. No other ring is concerned.
+ */
+export class VirtqueueError extends Error {
+  constructor(
+    readonly fault: VirtqueueFault,
+    readonly details: Readonly<Record<string, number>> = {},
+  ) {
+    super(`${fault} ${JSON.stringify(details)}`);
+    this.name = 'VirtqueueError';
+  }
+}
