@@ -29,7 +29,7 @@ export class AppModule {
     const queue = chooseQueueBackend({
       ...(config.redisUrl === undefined ? {} : { redisUrl: config.redisUrl }),
       databaseUrl: config.databaseUrl,
-      ...(config.queuePrefix === undefined ? {} : { prefix: config.queuePrefix }),
+      prefix: config.queuePrefix,
     });
     const settings = [
       {

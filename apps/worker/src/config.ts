@@ -1,11 +1,14 @@
 import { EnvironmentReader } from '@cairn/domain';
+import { DEFAULT_QUEUE_PREFIX, queuePrefixPattern } from '@cairn/jobs';
 
 /** Everything the worker is started with, checked. */
 export interface WorkerConfig {
   readonly databaseUrl: string;
+  /** How long to wait at start for a database that does not answer yet. */
+  readonly databaseWaitMs: number;
   /** Unset: BullMQ keeps its queue in the database. */
   readonly redisUrl?: string;
-  readonly queuePrefix?: string;
+  readonly queuePrefix: string;
   readonly agentToken: string;
   readonly overcommitRatio: number;
   /** How many operations run at once. */
@@ -27,11 +30,18 @@ export function readConfig(
   reader.checkUrl('DATABASE_URL', databaseUrl, ['postgres', 'postgresql']);
   const redisUrl = reader.findSecret('REDIS_URL');
   reader.checkUrl('REDIS_URL', redisUrl, ['redis', 'rediss']);
-  const queuePrefix = reader.find('CAIRN_QUEUE_PREFIX');
+  const queuePrefix = reader.text('CAIRN_QUEUE_PREFIX', DEFAULT_QUEUE_PREFIX);
+  if (!queuePrefixPattern.test(queuePrefix)) {
+    reader.fault(
+      'CAIRN_QUEUE_PREFIX',
+      `is ${JSON.stringify(queuePrefix)}; it must match ${queuePrefixPattern.source}`,
+    );
+  }
   const config: WorkerConfig = {
     databaseUrl,
+    databaseWaitMs: reader.integer('CAIRN_DATABASE_WAIT_SECONDS', 60, { min: 0, max: 3600 }) * 1000,
     ...(redisUrl === undefined ? {} : { redisUrl }),
-    ...(queuePrefix === undefined ? {} : { queuePrefix }),
+    queuePrefix,
     agentToken: reader.secret(
       'CAIRN_AGENT_TOKEN',
       'give the data planes and the workers the same random text',

@@ -1,6 +1,6 @@
 import { ConsoleLogger, Logger } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
-import { Database } from '@cairn/persistence';
+import { Database, type DatabaseOptions } from '@cairn/persistence';
 import { AppModule } from './app.module.js';
 import type { WorkerConfig } from './config.js';
 import { NodeMonitor } from './nodes/node.monitor.js';
@@ -18,12 +18,21 @@ export interface RunningWorker {
 export async function startWorker(config: WorkerConfig): Promise<RunningWorker> {
   const logger = new ConsoleLogger({ json: config.log === 'json', colors: false, prefix: 'worker' });
   Logger.overrideLogger(logger);
-  const database = await Database.open({
+  const options: DatabaseOptions = {
     url: config.databaseUrl,
     applicationName: 'cairn-worker',
     // One connection an operation, and some for the sweep, the renewals and the monitor.
     poolSize: config.concurrency + 4,
     onIdleError: (error) => logger.warn(`a database connection broke: ${error.message}`),
+  };
+  let isWaiting = false;
+  const database = await Database.open(options, {
+    timeoutMs: config.databaseWaitMs,
+    onRetry: (error) => {
+      if (!isWaiting)
+        logger.warn(`waiting for the database: ${error instanceof Error ? error.message : String(error)}`);
+      isWaiting = true;
+    },
   });
   const app = await NestFactory.createApplicationContext(AppModule.of(config, database), {
     abortOnError: false,

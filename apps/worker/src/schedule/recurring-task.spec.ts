@@ -58,7 +58,7 @@ describe('RecurringTask', () => {
       },
     });
     task.start();
-    while (turns < 6) await sleep(2);
+    await vi.waitFor(() => expect(turns).toBeGreaterThan(5));
     await task.stop();
     expect(warn.mock.calls).toEqual([['does not work now: the database is away']]);
     expect(log.mock.calls).toEqual([['works again']]);
