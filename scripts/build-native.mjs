@@ -7,7 +7,9 @@ import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const source = join(root, 'libs/native/addon/cairn.c');
-const targets = ['libs/native/build', 'dist/libs/native/build'].map((folder) => join(root, folder, 'cairn.node'));
+const targets = ['libs/native/build', 'dist/libs/native/build'].map((folder) =>
+  join(root, folder, 'cairn.node'),
+);
 
 const fresh = (path) => existsSync(path) && statSync(path).mtimeMs >= statSync(source).mtimeMs;
 if (!targets.every(fresh)) {
@@ -21,7 +23,9 @@ if (!targets.every(fresh)) {
     execFileSync(compiler, [...flags, '-I', headers, '-o', scratch, source], { stdio: 'inherit' });
   } catch (error) {
     console.error(`cannot compile the native addon with '${compiler}': ${error.message}`);
-    console.error('A C compiler and the C library headers are needed: on Debian/Ubuntu, apt-get install gcc libc6-dev.');
+    console.error(
+      'A C compiler and the C library headers are needed: on Debian/Ubuntu, apt-get install gcc libc6-dev.',
+    );
     process.exit(1);
   }
   renameSync(scratch, first);

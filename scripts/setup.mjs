@@ -7,6 +7,7 @@
  * Every step is skipped when what it makes is up to date, so a second run costs about a second.
  * A lock keeps two set-ups in one clone from breaking each other.
  */
+import { spawn } from 'node:child_process';
 import { chmodSync, existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -101,6 +102,24 @@ async function prepareGuest(guest) {
     if (guest === 'required' || !(error instanceof ScriptError)) throw error;
     return error.message;
   }
+}
+
+/**
+ * Runs a command of the built CLI in this terminal and resolves with its exit status.
+ *
+ * Signals are handed on and not acted on here, so that the command can stop in good order.
+ */
+export function runCairn(args) {
+  const program = join(root, 'dist/apps/cli/src/main.js');
+  const child = spawn(process.execPath, [program, ...args], { stdio: 'inherit' });
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    // Ctrl-C reaches the child by itself, as it is in the same process group.
+    process.on(signal, () => signal !== 'SIGINT' && child.kill(signal));
+  }
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code) => resolve(code ?? 1));
+  });
 }
 
 /** Runs a script's main function; a ScriptError is printed as a sentence, anything else with its stack. */

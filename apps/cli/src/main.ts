@@ -2,6 +2,8 @@
 import { QemuError, QmpCommandError } from '@cairn/qemu';
 import { Command } from 'commander';
 import { CliError } from './cli-error.js';
+import { exportCommand, resizeCommand } from './export/export.command.js';
+import { demoCommand } from './demo/demo.command.js';
 import { plugCommand, unplugCommand } from './plug/plug.command.js';
 import { upCommand } from './stack/up.command.js';
 import { volumeCommand } from './volumes/volume.command.js';
@@ -10,9 +12,14 @@ const program = new Command('cairn')
   .description('Elastic block storage for virtual machines on your own hosts.')
   .showHelpAfterError('(--help tells more)')
   .addCommand(upCommand())
+  .addCommand(exportCommand())
+  .addCommand(resizeCommand())
   .addCommand(volumeCommand())
+  .addCommand(demoCommand())
   .addCommand(plugCommand())
   .addCommand(unplugCommand());
+
+for (const command of program.commands) command.copyInheritedSettings(program);
 
 try {
   await program.parseAsync();

@@ -1,0 +1,128 @@
+import { basename } from 'node:path';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { type CacheMode, ensureVolumeFile, type ExportSpec, Reactor } from '@cairn/block-export';
+import { CliError } from '../cli-error.js';
+import { sizeInBytes } from '../whole-number.js';
+import { openControl, requestResize } from './control-socket.js';
+
+const MAX_QUEUES = 64;
+const SERIAL_BYTES = 20;
+const DRAIN_MS = 30_000;
+
+interface ExportOptions {
+  size?: number;
+  readOnly?: boolean;
+  numQueues: number;
+  cache: CacheMode;
+  control?: string;
+  pollMicros: number;
+}
+
+const exportHelp = `
+The file is plain: offset in the volume = offset in the file. --file and one of --socket, --socket-fd may be given
+several times, in pairs; the other options hold for all of them, and --serial for each file in turn.
+'ready' on standard output says that every socket listens. SIGTERM and SIGINT let requests in flight complete, flush
+the file and end with status 0.
+
+  cairn export --file disk.img --size 10G --socket /run/cairn/disk.sock
+  qemu-system-x86_64 -machine q35,memory-backend=m -object memory-backend-memfd,id=m,size=2G,share=on \\
+    -chardev socket,id=c,path=/run/cairn/disk.sock,reconnect=1 -device vhost-user-blk-pci,chardev=c …`;
+
+/** `cairn export`: serve files as vhost-user-blk, with no control plane at all. */
+export function exportCommand(): Command {
+  const files: string[] = [];
+  const sockets: { socketPath?: string; socketFd?: number }[] = [];
+  const serials: string[] = [];
+  return new Command('export')
+    .description('serve sparse files as vhost-user-blk disks, without a control plane')
+    .requiredOption('--file <path>', 'the file to serve', (path) => void files.push(path))
+    .option('--socket <path>', 'where to listen', (path) => void sockets.push({ socketPath: path }))
+    .option('--socket-fd <number>', 'an inherited socket that already listens, instead', (text) => {
+      sockets.push({ socketFd: queueNumber(text, 0, 2 ** 20) });
+    })
+    .option('--size <size>', 'make the file, or grow it, to this size (bytes, or K, M, G, T)', sizeInBytes)
+    .option('--read-only', 'the guest may not write')
+    .option('--num-queues <number>', 'queues of each disk', (text) => queueNumber(text, 1, MAX_QUEUES), 1)
+    .addOption(
+      new Option('--cache <mode>', 'writeback: through the page cache; direct: past it (O_DIRECT)')
+        .choices(['writeback', 'direct'])
+        .default('writeback'),
+    )
+    .option('--serial <text>', `serial that the guest reads, at most ${SERIAL_BYTES} bytes`, (text) => {
+      if (Buffer.byteLength(text) > SERIAL_BYTES) throw new InvalidArgumentError(`At most ${SERIAL_BYTES} bytes.`);
+      serials.push(text);
+    })
+    .option('--control <socket>', "listen here for 'cairn resize'")
+    .option('--poll-micros <number>', 'look for requests this long before sleeping', (text) => queueNumber(text, 0, 1000), 32)
+    .addHelpText('after', exportHelp)
+    .action((options: ExportOptions) => serve(specsOf(files, sockets, serials, options), options));
+}
+
+/** `cairn resize`: grow a disk that `cairn export --control` serves, while a guest runs. */
+export function resizeCommand(): Command {
+  return new Command('resize')
+    .description("grow a disk that 'cairn export --control' serves, while a guest uses it")
+    .argument('<size>', 'the new size (bytes, or K, M, G, T); never smaller than now', sizeInBytes)
+    .requiredOption('--control <socket>', "the control socket of 'cairn export'")
+    .option('--file <path>', 'which of the files, when several are served')
+    .action(async (sizeBytes: number, options: { control: string; file?: string }) => {
+      const grown = await requestResize(options.control, { sizeBytes, ...(options.file && { file: options.file }) });
+      process.stdout.write(`${grown.file} has ${grown.sizeBytes} bytes now\n`);
+    });
+}
+
+const queueNumber = (text: string, least: number, most: number): number => {
+  const value = Number(text);
+  if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+  throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+};
+
+const specsOf = (
+  files: readonly string[],
+  sockets: readonly { socketPath?: string; socketFd?: number }[],
+  serials: readonly string[],
+  options: ExportOptions,
+): ExportSpec[] => {
+  if (files.length !== sockets.length) {
+    throw new CliError(
+      `${files.length} --file but ${sockets.length} --socket or --socket-fd`,
+      'give one socket for each file',
+    );
+  }
+  if (serials.length > files.length) throw new CliError('more --serial than --file', 'give at most one for each file');
+  return files.map((filePath, index) => ({
+    id: `${index}`,
+    filePath,
+    ...sockets[index],
+    readOnly: options.readOnly ?? false,
+    numQueues: options.numQueues,
+    cache: options.cache,
+    serial: serials[index] ?? Buffer.from(basename(filePath)).subarray(0, SERIAL_BYTES).toString(),
+  }));
+};
+
+const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Promise<void> => {
+  const stopAsked = new Promise<void>((resolve) => {
+    process.once('SIGTERM', () => resolve());
+    process.once('SIGINT', () => resolve());
+  });
+  const reactor = await Reactor.start({ pollMicroseconds: options.pollMicros });
+  let closeControl: (() => void) | undefined;
+  try {
+    for (const spec of specs) {
+      try {
+        if (options.size !== undefined) ensureVolumeFile(spec.filePath, options.size);
+        await reactor.addExport(spec);
+      } catch (error) {
+        throw new CliError(error instanceof Error ? error.message : String(error), undefined, { cause: error });
+      }
+    }
+    if (options.control !== undefined) closeControl = await openControl(options.control, reactor, specs);
+    process.stdout.write('ready\n');
+    const died = await Promise.race([stopAsked, reactor.failed]);
+    if (died) throw died;
+  } finally {
+    closeControl?.();
+    await reactor.stop({ drainTimeoutMs: DRAIN_MS });
+  }
+};
