@@ -1,0 +1,57 @@
+import type { FaultPoints } from '@cairn/domain';
+import { OperationNudger } from '@cairn/jobs';
+import { Database, UnitOfWork } from '@cairn/persistence';
+import { Module, type DynamicModule } from '@nestjs/common';
+import { APP_FILTER, APP_PIPE } from '@nestjs/core';
+import { AttachmentsController } from './attachments/attachments.controller.js';
+import { AttachmentsService } from './attachments/attachments.service.js';
+import { HealthController } from './health/health.controller.js';
+import { AuthenticateGuard } from './http/authenticate.guard.js';
+import { ErrorFilter } from './http/error.filter.js';
+import { JoinGuard, JoinToken } from './http/join.guard.js';
+import { RequestPipe } from './http/validation.js';
+import { NodesController } from './nodes/nodes.controller.js';
+import { FAULT_POINTS, OperationStarter } from './operations/operation.starter.js';
+import { OperationsController } from './operations/operations.controller.js';
+import { VolumesController } from './volumes/volumes.controller.js';
+import { VolumesService } from './volumes/volumes.service.js';
+
+/** What the API is built on; opened before it and closed after it. */
+export interface Foundations {
+  database: Database;
+  nudger: OperationNudger;
+  joinToken: string;
+  faultPoints: FaultPoints;
+}
+
+/** The whole HTTP API over the given foundations. */
+@Module({})
+export class AppModule {
+  /** Composes the API. */
+  static over({ database, nudger, joinToken, faultPoints }: Foundations): DynamicModule {
+    return {
+      module: AppModule,
+      controllers: [
+        VolumesController,
+        AttachmentsController,
+        OperationsController,
+        NodesController,
+        HealthController,
+      ],
+      providers: [
+        { provide: Database, useValue: database },
+        { provide: UnitOfWork, useValue: database.unitOfWork },
+        { provide: OperationNudger, useValue: nudger },
+        { provide: JoinToken, useValue: new JoinToken(joinToken) },
+        { provide: FAULT_POINTS, useValue: faultPoints },
+        { provide: APP_FILTER, useClass: ErrorFilter },
+        { provide: APP_PIPE, useFactory: () => new RequestPipe() },
+        AuthenticateGuard,
+        JoinGuard,
+        OperationStarter,
+        VolumesService,
+        AttachmentsService,
+      ],
+    };
+  }
+}

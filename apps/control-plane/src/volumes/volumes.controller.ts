@@ -1,0 +1,114 @@
+import type { ProjectId, VolumeId } from '@cairn/domain';
+import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, Req, Res } from '@nestjs/common';
+import { ApiAcceptedResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
+import type { Request, Response } from 'express';
+import { Caller, clientTokenOf, IdPipe, TokenQuery } from '../http/params.js';
+import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
+import { toOperationDto } from '../operations/operation.dto.js';
+import { decodePageToken, encodePageToken } from './page-token.js';
+import {
+  CreateVolumeDto,
+  ListVolumesQuery,
+  PAGE_LIMIT_DEFAULT,
+  toVolumeDto,
+  VolumeAcceptedDto,
+  VolumeDto,
+  VolumeListDto,
+} from './volume.dto.js';
+import { VolumesService } from './volumes.service.js';
+
+/** Volumes. */
+@ApiTags('volumes')
+@Controller('v1/volumes')
+export class VolumesController {
+  constructor(private readonly volumes: VolumesService) {}
+
+  /** Starts the creation of a volume. */
+  @Post()
+  @HttpCode(202)
+  @ApiOperation({ summary: 'Create a volume', description: 'It is thin: it takes space as it is written.' })
+  @ApiAcceptedResponse({ type: VolumeAcceptedDto, headers: { Location: { schema: { type: 'string' } } } })
+  @TakesIdempotencyKey()
+  @NeedsApiKey(
+    'malformed-request',
+    'invalid-request',
+    'client-token-conflict',
+    'idempotent-parameter-mismatch',
+    'concurrent-change',
+    'body-too-large',
+    'unsupported-media-type',
+  )
+  async create(
+    @Caller() project: ProjectId,
+    @Body() body: CreateVolumeDto,
+    @Req() request: Request,
+    @Res({ passthrough: true }) response: Response,
+  ): Promise<VolumeAcceptedDto> {
+    const clientToken = clientTokenOf(request, body);
+    const { operation, volume } = await this.volumes.create(project, { ...body, clientToken });
+    response.location(`/v1/operations/${operation.id}`);
+    return { operation: toOperationDto(operation), volume: volume && toVolumeDto(volume) };
+  }
+
+  /** One page of volumes. */
+  @Get()
+  @ApiOperation({ summary: 'List volumes', description: 'Newest first, a page at a time.' })
+  @ApiOkResponse({ type: VolumeListDto })
+  @NeedsApiKey('invalid-request')
+  async list(@Caller() project: ProjectId, @Query() query: ListVolumesQuery): Promise<VolumeListDto> {
+    const { volumes, attachments, next } = await this.volumes.list(project, {
+      limit: Number(query.limit ?? PAGE_LIMIT_DEFAULT),
+      after: query.pageToken === undefined ? undefined : decodePageToken(query.pageToken),
+      states: query.state,
+    });
+    return {
+      volumes: volumes.map((volume) => toVolumeDto(volume, attachments)),
+      nextPageToken: next === undefined ? undefined : encodePageToken(next),
+    };
+  }
+
+  /** One volume. */
+  @Get(':volumeId')
+  @ApiOperation({ summary: 'Get a volume', description: 'A deleted volume can be read for one hour.' })
+  @ApiOkResponse({ type: VolumeDto })
+  @NeedsApiKey('volume-not-found')
+  async get(
+    @Caller() project: ProjectId,
+    @Param('volumeId', new IdPipe('vol')) id: VolumeId,
+  ): Promise<VolumeDto> {
+    const { volume, attachments } = await this.volumes.get(project, id);
+    return toVolumeDto(volume, attachments);
+  }
+
+  /** Starts the deletion of a volume. */
+  @Delete(':volumeId')
+  @HttpCode(202)
+  @ApiOperation({
+    summary: 'Delete a volume',
+    description: 'Detach it first. Repeating the request is harmless.',
+  })
+  @ApiAcceptedResponse({ type: VolumeAcceptedDto, headers: { Location: { schema: { type: 'string' } } } })
+  @ApiOkResponse({ type: VolumeAcceptedDto, description: 'It is deleted already.' })
+  @TakesIdempotencyKey()
+  @NeedsApiKey(
+    'invalid-request',
+    'client-token-conflict',
+    'volume-not-found',
+    'volume-in-use',
+    'volume-wrong-state',
+    'idempotent-parameter-mismatch',
+    'concurrent-change',
+  )
+  async delete(
+    @Caller() project: ProjectId,
+    @Param('volumeId', new IdPipe('vol')) id: VolumeId,
+    @Query() query: TokenQuery,
+    @Req() request: Request,
+    @Res({ passthrough: true }) response: Response,
+  ): Promise<VolumeAcceptedDto> {
+    const { operation, volume } = await this.volumes.delete(project, id, clientTokenOf(request, query));
+    response.location(`/v1/operations/${operation.id}`);
+    if (volume?.state === 'deleted') response.status(200);
+    return { operation: toOperationDto(operation), volume: volume && toVolumeDto(volume) };
+  }
+}
