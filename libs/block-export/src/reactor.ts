@@ -56,7 +56,11 @@ export class Reactor {
   static async start(options: ReactorOptions = {}): Promise<Reactor> {
     const controlFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
     const workerData: ReactorStart = { controlFd, pollMicros: options.pollMicroseconds ?? DEFAULT_POLL_MICROS };
-    const worker = new Worker(new URL('./reactor-thread.js', import.meta.url), { workerData, name: 'reactor' });
+    const worker = new Worker(new URL('./reactor-thread.js', import.meta.url), {
+      workerData,
+      name: 'reactor',
+      trackUnmanagedFds: false, // descriptors come from the addon and over sockets, which Node.js does not see
+    });
     const reactor = new Reactor(worker, controlFd);
     await new Promise<AnswerMessage>((resolve, reject) => reactor.waiting.set(0, { resolve, reject }));
     return reactor;
