@@ -275,7 +275,8 @@ export class BlkDevice implements VhostUserBackend {
     if (write && this.readOnly) return this.fault(slot, 'read-only');
     if (write && this.failed !== undefined) return this.fault(slot, 'device-failed');
     if (request.dataBytes % SECTOR_BYTES !== 0) return this.fault(slot, 'length-not-in-sectors');
-    if (request.sector + request.dataBytes / SECTOR_BYTES > this.capacitySectors) return this.fault(slot, 'out-of-range');
+    if (request.sector + request.dataBytes / SECTOR_BYTES > this.capacitySectors)
+      return this.fault(slot, 'out-of-range');
     if (request.dataBytes === 0) return this.finish(slot, BLK_STATUS.OK);
     slots.kind[slot] = write ? SLOT.WRITE : SLOT.READ;
     slots.dataBytes[slot] = request.dataBytes;
@@ -301,7 +302,18 @@ export class BlkDevice implements VhostUserBackend {
       const op = write ? IO_URING.op.WRITE : IO_URING.op.READ;
       const length = Math.min(list[at + 2]!, STEP_BYTES);
       const { fd } = this.file;
-      uring.prepare(op, fd, offset >>> 0, (offset / U32) | 0, list[at]!, list[at + 1]!, length, flags, slot, IO_COMPLETION);
+      uring.prepare(
+        op,
+        fd,
+        offset >>> 0,
+        (offset / U32) | 0,
+        list[at]!,
+        list[at + 1]!,
+        length,
+        flags,
+        slot,
+        IO_COMPLETION,
+      );
       return;
     }
     uring.prepare(
@@ -349,7 +361,8 @@ export class BlkDevice implements VhostUserBackend {
   }
 
   private failedInKernel(slot: number, kind: number, errno: number): void {
-    if ((errno === EAGAIN || errno === EINTR) && (kind === SLOT.READ || kind === SLOT.WRITE)) return this.submit(slot);
+    if ((errno === EAGAIN || errno === EINTR) && (kind === SLOT.READ || kind === SLOT.WRITE))
+      return this.submit(slot);
     const name = errnoName(errno);
     if (kind === SLOT.FLUSH || kind === SLOT.DEVICE_FLUSH) {
       // The kernel may have dropped the dirty pages: a second fdatasync would succeed and prove nothing.
@@ -399,7 +412,7 @@ export class BlkDevice implements VhostUserBackend {
     this.bounces.set(slot, bounce);
     slots.kind[slot] = write ? SLOT.BOUNCE_WRITE : SLOT.BOUNCE_READ;
     bounce.frame(slots.offset[slot]!, slots.remaining[slot]!);
-    if (!write || (((slots.offset[slot]! | slots.remaining[slot]!) & this.file.offsetMask) === 0)) {
+    if (!write || ((slots.offset[slot]! | slots.remaining[slot]!) & this.file.offsetMask) === 0) {
       return this.stepBounce(slot, bounce);
     }
     // Less than a block: read, patch, write. Two of them on one block would undo each other, so it must be alone.
@@ -431,7 +444,18 @@ export class BlkDevice implements VhostUserBackend {
     const flags = op === IO_URING.op.WRITE ? this.writeFlags : 0;
     const { start, addressLow, addressHigh, length } = bounce;
     const { fd } = this.file;
-    this.host.uring.prepare(op, fd, start >>> 0, (start / U32) | 0, addressLow, addressHigh, length, flags, slot, IO_COMPLETION);
+    this.host.uring.prepare(
+      op,
+      fd,
+      start >>> 0,
+      (start / U32) | 0,
+      addressLow,
+      addressHigh,
+      length,
+      flags,
+      slot,
+      IO_COMPLETION,
+    );
   }
 
   private bounced(slot: number, kind: number, result: number): void {

@@ -54,8 +54,8 @@ export class BounceBuffer {
     while (done < this.count) {
       const address = list[at + 1]! * 2 ** 32 + list[at]!;
       const part = Math.min(list[at + 2]!, this.count - done);
-      const verb = direction === 'to-guest' ? native.poke : native.peek;
-      verb(address, this.bytes, this.skip + done, part);
+      if (direction === 'to-guest') native.poke(address, this.bytes, this.skip + done, part);
+      else native.peek(address, this.bytes, this.skip + done, part);
       done += part;
       at += 4;
     }

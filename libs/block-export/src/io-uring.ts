@@ -44,7 +44,9 @@ export class IoUring {
     const needed = IO_URING.feature.NODROP | IO_URING.feature.EXT_ARG | IO_URING.feature.SINGLE_MMAP;
     if ((features & needed) !== needed) {
       closeSync(this.fd);
-      throw new Error('this kernel is too old for Cairn: io_uring lacks NODROP or EXT_ARG (Linux 5.11 or later)');
+      throw new Error(
+        'this kernel is too old for Cairn: io_uring lacks NODROP or EXT_ARG (Linux 5.11 or later)',
+      );
     }
     this.sqEntries = params[0]!;
     const cqEntries = params[1]!;

@@ -167,7 +167,6 @@ export class ReactorLoop implements DeviceHost {
 
   /** Nothing to do: looks on for a while when nothing is in flight, then sleeps. */
   private idle(): void {
-    const { uring } = this;
     if (this.inKernel === 0 && this.active.length > 0 && this.pollMicros > 0 && this.spin()) return;
     if (this.arm()) this.sleep();
   }
@@ -239,7 +238,18 @@ export class ReactorLoop implements DeviceHost {
 
   private armSource(id: number, fd: number): void {
     const events = POLLIN | POLLRDHUP;
-    this.uring.prepare(IO_URING.op.POLL_ADD, fd, 0, 0, 0, 0, IO_URING.poll.ADD_MULTI, events, id, SOURCE_EVENT);
+    this.uring.prepare(
+      IO_URING.op.POLL_ADD,
+      fd,
+      0,
+      0,
+      0,
+      0,
+      IO_URING.poll.ADD_MULTI,
+      events,
+      id,
+      SOURCE_EVENT,
+    );
   }
 
   private watchKick(ring: BlkRing): void {

@@ -27,7 +27,10 @@ export interface ReactorOptions {
 export class Reactor {
   /** Resolves with the reason when the thread dies; never when it is stopped. */
   readonly failed: Promise<Error>;
-  private readonly waiting = new Map<number, { resolve: (answer: AnswerMessage) => void; reject: (error: Error) => void }>();
+  private readonly waiting = new Map<
+    number,
+    { resolve: (answer: AnswerMessage) => void; reject: (error: Error) => void }
+  >();
   private sequence = 0;
   private dead: Error | undefined;
   private stopping = false;
@@ -55,7 +58,10 @@ export class Reactor {
   /** Starts the thread. Rejects when the kernel has no (or too old an) io_uring. */
   static async start(options: ReactorOptions = {}): Promise<Reactor> {
     const controlFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
-    const workerData: ReactorStart = { controlFd, pollMicros: options.pollMicroseconds ?? DEFAULT_POLL_MICROS };
+    const workerData: ReactorStart = {
+      controlFd,
+      pollMicros: options.pollMicroseconds ?? DEFAULT_POLL_MICROS,
+    };
     const worker = new Worker(new URL('./reactor-thread.js', import.meta.url), {
       workerData,
       name: 'reactor',

@@ -61,8 +61,8 @@ export class RequestSlots {
   private freeCount: number;
 
   constructor(readonly count: number) {
-    this.ring = new Array<BlkRing | undefined>(count).fill(undefined);
-    this.device = new Array<BlkDevice | undefined>(count).fill(undefined);
+    this.ring = Array.from({ length: count }, () => undefined);
+    this.device = Array.from({ length: count }, () => undefined);
     this.head = new Uint16Array(count);
     this.kind = new Uint8Array(count);
     this.status = { low: new Uint32Array(count), high: new Uint32Array(count) };
@@ -83,7 +83,8 @@ export class RequestSlots {
       (_, slot) => new Uint32Array(buffer, slot * SLOT_SEGMENTS * IOVEC_BYTES, SLOT_SEGMENTS * IOVEC_WORDS),
     );
     this.lists = [...this.ownLists];
-    for (let slot = 0; slot < count; slot += 1) this.setAddress(slot, address + slot * SLOT_SEGMENTS * IOVEC_BYTES);
+    for (let slot = 0; slot < count; slot += 1)
+      this.setAddress(slot, address + slot * SLOT_SEGMENTS * IOVEC_BYTES);
     this.free = Int32Array.from({ length: count }, (_, index) => count - 1 - index);
     this.freeCount = count;
   }

@@ -23,7 +23,8 @@ export const openVolumeFile = (
   options: { readOnly: boolean; cache: CacheMode },
 ): VolumeFile => {
   const direct = options.cache === 'direct';
-  const flags = (options.readOnly ? constants.O_RDONLY : constants.O_RDWR) | (direct ? constants.O_DIRECT : 0);
+  const flags =
+    (options.readOnly ? constants.O_RDONLY : constants.O_RDWR) | (direct ? constants.O_DIRECT : 0);
   const fd = open(path, flags, direct);
   try {
     const file = fstatSync(fd);
@@ -31,7 +32,9 @@ export const openVolumeFile = (
     const [memory, offset] = direct ? alignmentOf(fd) : [1, 1];
     const unit = Math.max(SECTOR_BYTES, offset);
     if (file.size === 0 || file.size % unit !== 0) {
-      throw new Error(`${path} has ${file.size} bytes; a volume must be a multiple of ${unit} bytes (give --size)`);
+      throw new Error(
+        `${path} has ${file.size} bytes; a volume must be a multiple of ${unit} bytes (give --size)`,
+      );
     }
     return { fd, sizeBytes: file.size, memoryMask: memory - 1, offsetMask: offset - 1 };
   } catch (error) {
@@ -46,7 +49,9 @@ export const ensureVolumeFile = (path: string, sizeBytes: number): void => {
   try {
     const before = fstatSync(fd).size;
     if (before > sizeBytes) {
-      throw new Error(`${path} has ${before} bytes, more than the ${sizeBytes} asked for; volumes never shrink`);
+      throw new Error(
+        `${path} has ${before} bytes, more than the ${sizeBytes} asked for; volumes never shrink`,
+      );
     }
     if (before < sizeBytes) ftruncateSync(fd, sizeBytes);
   } finally {

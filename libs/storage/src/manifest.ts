@@ -59,7 +59,8 @@ export async function readManifest(path: string, volumeId: string): Promise<Mani
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw refuse('not an object');
   const fields = value as Record<string, unknown>;
-  if (fields.version !== VERSION) throw refuse(`version ${JSON.stringify(fields.version)}, known is ${VERSION}`);
+  if (fields.version !== VERSION)
+    throw refuse(`version ${JSON.stringify(fields.version)}, known is ${VERSION}`);
   const keys = Object.keys(fields);
   const odd = keys.find((key) => !FIELDS.includes(key)) ?? FIELDS.find((key) => !keys.includes(key));
   if (odd !== undefined) throw refuse(`field '${odd}' is unknown or missing`);
@@ -67,11 +68,20 @@ export async function readManifest(path: string, volumeId: string): Promise<Mani
   if (checksum !== checksumOf(body)) throw refuse('the checksum does not match');
   const { sizeBytes, createdAt, layers } = body;
   if (body.volumeId !== volumeId) throw refuse(`it is of volume ${JSON.stringify(body.volumeId)}`);
-  if (typeof sizeBytes !== 'number' || !Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % SECTOR_BYTES) {
+  if (
+    typeof sizeBytes !== 'number' ||
+    !Number.isSafeInteger(sizeBytes) ||
+    sizeBytes <= 0 ||
+    sizeBytes % SECTOR_BYTES
+  ) {
     throw refuse('sizeBytes is no size');
   }
-  if (typeof createdAt !== 'string' || Number.isNaN(Date.parse(createdAt))) throw refuse('createdAt is no time');
-  if (!Array.isArray(layers) || !layers.every((id): id is string => typeof id === 'string' && LAYER_ID.test(id))) {
+  if (typeof createdAt !== 'string' || Number.isNaN(Date.parse(createdAt)))
+    throw refuse('createdAt is no time');
+  if (
+    !Array.isArray(layers) ||
+    !layers.every((id): id is string => typeof id === 'string' && LAYER_ID.test(id))
+  ) {
     throw refuse('layers are no layer ids');
   }
   // One layer is what this version writes; a longer chain is another version's, and not understood.

@@ -23,7 +23,8 @@ export function lockPool(path: string): () => void {
     return () => closeSync(fd);
   }
   closeSync(fd);
-  if (result !== -EWOULDBLOCK) throw new StorageError('io', { op: 'lock pool', path, reason: `errno ${-result}` });
+  if (result !== -EWOULDBLOCK)
+    throw new StorageError('io', { op: 'lock pool', path, reason: `errno ${-result}` });
   const owner = readFileSync(path, 'utf8').trim() || 'unknown';
   throw new StorageError('pool-locked', {
     op: 'lock pool',

@@ -24,7 +24,11 @@ export async function probePool(directory: string): Promise<void> {
     await file.write(Buffer.alloc(BLOCK_BYTES, 0xa5), 0, BLOCK_BYTES, HOLE_BYTES);
     await file.sync();
     const { fd } = file;
-    const seen = [native.seekData(fd, 0), native.seekHole(fd, HOLE_BYTES), native.seekData(fd, HOLE_BYTES + BLOCK_BYTES)];
+    const seen = [
+      native.seekData(fd, 0),
+      native.seekHole(fd, HOLE_BYTES),
+      native.seekData(fd, HOLE_BYTES + BLOCK_BYTES),
+    ];
     const [data, hole, after] = seen;
     const ENXIO = -6;
     if (data !== HOLE_BYTES || hole !== HOLE_BYTES + BLOCK_BYTES || after !== ENXIO) {

@@ -87,7 +87,12 @@ export class VolumeStore {
   /** Makes a volume that reads as zeroes. The same request again changes nothing; another size is refused. */
   create(request: { volumeId: string; sizeBytes: number }): Promise<VolumeRecord> {
     const { volumeId, sizeBytes } = request;
-    if (!VOLUME_ID.test(volumeId) || !Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES) {
+    if (
+      !VOLUME_ID.test(volumeId) ||
+      !Number.isSafeInteger(sizeBytes) ||
+      sizeBytes <= 0 ||
+      sizeBytes % BLOCK_BYTES
+    ) {
       const reason = `volume ${volumeId} of ${sizeBytes} bytes`;
       return Promise.reject(new StorageError('invalid-argument', { op: 'create volume', reason }));
     }
@@ -141,7 +146,10 @@ export class VolumeStore {
     this.find(volumeId);
     const [head] = this.volumes.get(volumeId)?.layers ?? [];
     if (head === undefined) {
-      throw new StorageError('volume-not-found', { op: 'find volume', reason: `no volume ${volumeId} in this pool` });
+      throw new StorageError('volume-not-found', {
+        op: 'find volume',
+        reason: `no volume ${volumeId} in this pool`,
+      });
     }
     return this.layerPath(head);
   }
@@ -253,7 +261,8 @@ export class VolumeStore {
         () => undefined,
       );
       if (size === manifest.sizeBytes) continue;
-      const reason = size === undefined ? 'the layer is missing' : `it has ${size} bytes, not ${manifest.sizeBytes}`;
+      const reason =
+        size === undefined ? 'the layer is missing' : `it has ${size} bytes, not ${manifest.sizeBytes}`;
       const remedy = 'Put back the layer from a backup';
       throw new StorageError('manifest-corrupt', { op: 'check layer', path, reason, remedy });
     }
@@ -287,7 +296,11 @@ export class VolumeStore {
   }
 }
 
-const recordOf = ({ volumeId, sizeBytes, createdAt }: Manifest): VolumeRecord => ({ id: volumeId, sizeBytes, createdAt });
+const recordOf = ({ volumeId, sizeBytes, createdAt }: Manifest): VolumeRecord => ({
+  id: volumeId,
+  sizeBytes,
+  createdAt,
+});
 
 /** Removes what atomic writes and probes left unfinished when a process died. */
 const removeScratch = async (directory: string): Promise<void> => {

@@ -26,7 +26,10 @@ export class MappedMemory {
     private readonly spanBytes: number,
     private readonly regions: readonly RegionMessage[],
   ) {
-    this.memory = new GuestMemory({ baseAddress, view: (gpa, lengthBytes) => this.view(gpa, lengthBytes) }, regions);
+    this.memory = new GuestMemory(
+      { baseAddress, view: (gpa, lengthBytes) => this.view(gpa, lengthBytes) },
+      regions,
+    );
   }
 
   /**
@@ -99,7 +102,8 @@ export class MappedMemory {
     if (slot < 0) throw new VhostUserError('memory-map-failed', { errno: -slot });
     this.guards.push(slot);
     const result = native.mapFixed(address, region.sizeBytes, fd, region.mmapOffsetBytes);
-    if (result < 0) throw new VhostUserError('memory-map-failed', { sizeBytes: region.sizeBytes, errno: -result });
+    if (result < 0)
+      throw new VhostUserError('memory-map-failed', { sizeBytes: region.sizeBytes, errno: -result });
   }
 }
 
@@ -111,9 +115,15 @@ const checkRegion = (region: RegionMessage, fd: number): number => {
   const fileSystem = statfsSync(`/proc/self/fd/${fd}`);
   const pageBytes = fileSystem.type === HUGETLBFS_MAGIC ? fileSystem.bsize : PAGE_BYTES;
   const aligned = [gpa, sizeBytes, mmapOffsetBytes].every((value) => value % pageBytes === 0);
-  const inRange = sizeBytes > 0 && gpa + sizeBytes <= MAX_GPA_BYTES && userAddress + sizeBytes <= Number.MAX_SAFE_INTEGER;
+  const inRange =
+    sizeBytes > 0 && gpa + sizeBytes <= MAX_GPA_BYTES && userAddress + sizeBytes <= Number.MAX_SAFE_INTEGER;
   if (!aligned || !inRange || mmapOffsetBytes + sizeBytes > file.size) {
-    throw new VhostUserError('memory-region-invalid', { gpa, sizeBytes, mmapOffsetBytes, fileBytes: file.size });
+    throw new VhostUserError('memory-region-invalid', {
+      gpa,
+      sizeBytes,
+      mmapOffsetBytes,
+      fileBytes: file.size,
+    });
   }
   return pageBytes;
 };

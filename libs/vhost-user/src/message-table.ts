@@ -17,7 +17,12 @@ const rule = (
   name: string,
   payload: number | readonly [number, number],
   more: Partial<MessageRule> = {},
-): MessageRule => ({ name, payload: typeof payload === 'number' ? [payload, payload] : payload, fds: 0, ...more });
+): MessageRule => ({
+  name,
+  payload: typeof payload === 'number' ? [payload, payload] : payload,
+  fds: 0,
+  ...more,
+});
 
 /** Codes of the messages that this back-end serves. */
 export const REQUEST = {

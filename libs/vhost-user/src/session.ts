@@ -241,7 +241,8 @@ export class Session {
     const vring = this.stoppedVring(message.u32(0));
     const size = message.u32(4);
     // virtio 1.2 §2.7: a power of two, at most 32768.
-    if (size < 1 || size > 32768 || (size & (size - 1)) !== 0) throw new VhostUserError('vring-size-invalid', { size });
+    if (size < 1 || size > 32768 || (size & (size - 1)) !== 0)
+      throw new VhostUserError('vring-size-invalid', { size });
     vring.size = size;
     this.acknowledge(message, 0);
   }
@@ -303,7 +304,8 @@ export class Session {
 
   private setBackendChannel(message: Message, keep: (fd: number) => number): void {
     const [fd] = message.fds;
-    if (fd === undefined) throw new VhostUserError('descriptor-count-invalid', { code: message.code, count: 0 });
+    if (fd === undefined)
+      throw new VhostUserError('descriptor-count-invalid', { code: message.code, count: 0 });
     native.setNonblocking(fd, 1);
     if (this.backendFd !== undefined) closeSync(this.backendFd);
     this.backendFd = keep(fd);
@@ -334,7 +336,12 @@ export class Session {
     };
     const addresses = { descriptors: gpaOf('descriptors'), avail: gpaOf('avail'), used: gpaOf('used') };
     vring.running = true;
-    this.backend.startRing({ vring, memory: mapped.memory, addresses, endView: (view) => mapped.endView(view) });
+    this.backend.startRing({
+      vring,
+      memory: mapped.memory,
+      addresses,
+      endView: (view) => mapped.endView(view),
+    });
   }
 
   private stopRing(vring: Vring, done: () => void): void {

@@ -75,7 +75,8 @@ export class DescriptorChain {
         continue;
       }
       if (bytes === 0) throw new VirtqueueError('descriptor-empty', { index });
-      if (!this.memory.contains(low, high, bytes)) throw new VirtqueueError('descriptor-outside-memory', { index });
+      if (!this.memory.contains(low, high, bytes))
+        throw new VirtqueueError('descriptor-outside-memory', { index });
       if ((flagsAndNext & FLAG_WRITE) !== 0) {
         writableBytes += bytes;
       } else {
@@ -103,8 +104,10 @@ export class DescriptorChain {
 
   /** Words of an indirect table: in place where aligned inside one window, else a copy. */
   private indirectTable(low: number, high: number, bytes: number): Uint32Array {
-    if (bytes === 0 || bytes % DESCRIPTOR_BYTES !== 0) throw new VirtqueueError('indirect-size-invalid', { bytes });
-    if (!this.memory.contains(low, high, bytes)) throw new VirtqueueError('descriptor-outside-memory', { bytes });
+    if (bytes === 0 || bytes % DESCRIPTOR_BYTES !== 0)
+      throw new VirtqueueError('indirect-size-invalid', { bytes });
+    if (!this.memory.contains(low, high, bytes))
+      throw new VirtqueueError('descriptor-outside-memory', { bytes });
     const inPlace = this.memory.wordsAt(low, high, bytes);
     if (inPlace) return inPlace;
     const copy = new Uint8Array(Math.min(bytes, MAX_CHAIN * DESCRIPTOR_BYTES));

@@ -106,7 +106,7 @@ export class GuestMemory {
     visit: (part: Uint8Array, at: number) => void,
   ): void {
     let gpa = high * U32 + low;
-    for (let done = 0; done < lengthBytes; ) {
+    for (let done = 0; done < lengthBytes;) {
       const at = gpa % WINDOW_BYTES;
       const count = Math.min(lengthBytes - done, WINDOW_BYTES - at);
       const { bytes } = this.window(gpa % U32, Math.floor(gpa / U32));
@@ -125,7 +125,10 @@ export class GuestMemory {
     const start = index * WINDOW_BYTES;
     const end = this.ends[this.ends.length - 1] ?? 0;
     const buffer = this.mapping.view(start, Math.min(WINDOW_BYTES, end - start));
-    const window = { bytes: new Uint8Array(buffer), words: new Uint32Array(buffer, 0, buffer.byteLength >>> 2) };
+    const window = {
+      bytes: new Uint8Array(buffer),
+      words: new Uint32Array(buffer, 0, buffer.byteLength >>> 2),
+    };
     this.windows[index] = window;
     return window;
   }

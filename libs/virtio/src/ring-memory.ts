@@ -40,7 +40,8 @@ export class RingMemory {
     addresses: RingAddresses,
     readonly size: number,
   ) {
-    if (size < 1 || size > 32768 || (size & (size - 1)) !== 0) throw new VirtqueueError('ring-size-invalid', { size });
+    if (size < 1 || size > 32768 || (size & (size - 1)) !== 0)
+      throw new VirtqueueError('ring-size-invalid', { size });
     const bytes = ringBytes(size);
     const view = (part: keyof RingAddresses, align: number): ArrayBuffer => {
       const gpa = addresses[part];

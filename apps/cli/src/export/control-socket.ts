@@ -16,14 +16,20 @@ export interface ResizeRequest {
 }
 
 /** Listens on a socket of mode 0600 for resize requests; returns what ends that. */
-export async function openControl(path: string, reactor: Reactor, specs: readonly ExportSpec[]): Promise<() => void> {
+export async function openControl(
+  path: string,
+  reactor: Reactor,
+  specs: readonly ExportSpec[],
+): Promise<() => void> {
   const sizes = new Map<string, number>();
   for (const status of await reactor.statuses()) sizes.set(status.id, status.sizeBytes);
   const resize = async (request: ResizeRequest): Promise<{ file: string; sizeBytes: number }> => {
     const spec = chosen(specs, request.file);
     const before = sizes.get(spec.id)!;
-    if (request.sizeBytes % SECTOR_BYTES !== 0) throw new Error(`the size must be a multiple of ${SECTOR_BYTES} bytes`);
-    if (request.sizeBytes < before) throw new Error(`${spec.filePath} has ${before} bytes; volumes never shrink`);
+    if (request.sizeBytes % SECTOR_BYTES !== 0)
+      throw new Error(`the size must be a multiple of ${SECTOR_BYTES} bytes`);
+    if (request.sizeBytes < before)
+      throw new Error(`${spec.filePath} has ${before} bytes; volumes never shrink`);
     ensureVolumeFile(spec.filePath, request.sizeBytes);
     await reactor.resizeExport(spec.id, request.sizeBytes);
     sizes.set(spec.id, request.sizeBytes);
@@ -44,7 +50,10 @@ export async function openControl(path: string, reactor: Reactor, specs: readonl
 }
 
 /** Asks a running `cairn export` to grow a file. Throws CliError when it is not there or refuses. */
-export async function requestResize(path: string, request: ResizeRequest): Promise<{ file: string; sizeBytes: number }> {
+export async function requestResize(
+  path: string,
+  request: ResizeRequest,
+): Promise<{ file: string; sizeBytes: number }> {
   const socket = await connect(path);
   socket.setTimeout(TIMEOUT_MS, () => socket.destroy(new Error('no answer')));
   socket.write(`${JSON.stringify(request)}\n`);
@@ -94,7 +103,11 @@ const connect = (path: string): Promise<Socket> =>
     const socket = createConnection(path);
     socket.once('connect', () => resolve(socket));
     socket.once('error', (cause: NodeJS.ErrnoException) =>
-      reject(new CliError(`nobody listens on ${path} (${cause.code})`, "start 'cairn export' with --control", { cause })),
+      reject(
+        new CliError(`nobody listens on ${path} (${cause.code})`, "start 'cairn export' with --control", {
+          cause,
+        }),
+      ),
     );
   });
 

@@ -49,11 +49,17 @@ export function exportCommand(): Command {
         .default('writeback'),
     )
     .option('--serial <text>', `serial that the guest reads, at most ${SERIAL_BYTES} bytes`, (text) => {
-      if (Buffer.byteLength(text) > SERIAL_BYTES) throw new InvalidArgumentError(`At most ${SERIAL_BYTES} bytes.`);
+      if (Buffer.byteLength(text) > SERIAL_BYTES)
+        throw new InvalidArgumentError(`At most ${SERIAL_BYTES} bytes.`);
       serials.push(text);
     })
     .option('--control <socket>', "listen here for 'cairn resize'")
-    .option('--poll-micros <number>', 'look for requests this long before sleeping', (text) => queueNumber(text, 0, 1000), 32)
+    .option(
+      '--poll-micros <number>',
+      'look for requests this long before sleeping',
+      (text) => queueNumber(text, 0, 1000),
+      32,
+    )
     .addHelpText('after', exportHelp)
     .action((options: ExportOptions) => serve(specsOf(files, sockets, serials, options), options));
 }
@@ -66,7 +72,10 @@ export function resizeCommand(): Command {
     .requiredOption('--control <socket>', "the control socket of 'cairn export'")
     .option('--file <path>', 'which of the files, when several are served')
     .action(async (sizeBytes: number, options: { control: string; file?: string }) => {
-      const grown = await requestResize(options.control, { sizeBytes, ...(options.file && { file: options.file }) });
+      const grown = await requestResize(options.control, {
+        sizeBytes,
+        ...(options.file && { file: options.file }),
+      });
       process.stdout.write(`${grown.file} has ${grown.sizeBytes} bytes now\n`);
     });
 }
@@ -89,7 +98,8 @@ const specsOf = (
       'give one socket for each file',
     );
   }
-  if (serials.length > files.length) throw new CliError('more --serial than --file', 'give at most one for each file');
+  if (serials.length > files.length)
+    throw new CliError('more --serial than --file', 'give at most one for each file');
   return files.map((filePath, index) => ({
     id: `${index}`,
     filePath,
@@ -114,7 +124,9 @@ const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Prom
         if (options.size !== undefined) ensureVolumeFile(spec.filePath, options.size);
         await reactor.addExport(spec);
       } catch (error) {
-        throw new CliError(error instanceof Error ? error.message : String(error), undefined, { cause: error });
+        throw new CliError(error instanceof Error ? error.message : String(error), undefined, {
+          cause: error,
+        });
       }
     }
     if (options.control !== undefined) closeControl = await openControl(options.control, reactor, specs);

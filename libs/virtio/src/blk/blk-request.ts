@@ -6,7 +6,15 @@ import { VirtqueueError } from '../virtqueue-error.js';
 export const SECTOR_BYTES = 512;
 
 /** Request types (virtio 1.2 §5.2.6). */
-export const BLK_TYPE = { IN: 0, OUT: 1, FLUSH: 4, GET_ID: 8, DISCARD: 11, WRITE_ZEROES: 13, SECURE_ERASE: 14 } as const;
+export const BLK_TYPE = {
+  IN: 0,
+  OUT: 1,
+  FLUSH: 4,
+  GET_ID: 8,
+  DISCARD: 11,
+  WRITE_ZEROES: 13,
+  SECURE_ERASE: 14,
+} as const;
 
 /** Status bytes (virtio 1.2 §5.2.6). */
 export const BLK_STATUS = { OK: 0, IOERR: 1, UNSUPP: 2 } as const;
@@ -36,7 +44,8 @@ export class BlkRequest {
 
   /** Throws VirtqueueError when there is no whole header or no status byte: then nothing could be answered. */
   parse(chain: DescriptorChain): void {
-    if (chain.readableBytes < HEADER_BYTES) throw new VirtqueueError('header-too-short', { bytes: chain.readableBytes });
+    if (chain.readableBytes < HEADER_BYTES)
+      throw new VirtqueueError('header-too-short', { bytes: chain.readableBytes });
     if (chain.writableBytes < 1) throw new VirtqueueError('status-missing');
     this.readHeader(chain);
     this.findStatus(chain);
@@ -80,7 +89,10 @@ export class BlkRequest {
   }
 
   private readHeader(chain: DescriptorChain): void {
-    const words = chain.length[0]! >= HEADER_BYTES ? this.memory.wordsAt(chain.low[0]!, chain.high[0]!, HEADER_BYTES) : undefined;
+    const words =
+      chain.length[0]! >= HEADER_BYTES
+        ? this.memory.wordsAt(chain.low[0]!, chain.high[0]!, HEADER_BYTES)
+        : undefined;
     let from: Uint32Array = this.headerWords;
     let at = 0;
     if (words) {
