@@ -2,7 +2,7 @@ import { Guest } from '@cairn/qemu';
 import type { ApiClient } from '../api/api-client.js';
 import { CliError } from '../cli-error.js';
 import { hotPlug, hotUnplug } from '../plug/hot-plug.js';
-import type { TourGuest } from './tour.js';
+import { dataBytes, type TourGuest } from './tour.js';
 
 /** Finds the disk whose serial is $1 and prints its name; devices come and go, so nothing relies on `vda`. */
 const findDisk = `find_disk() {
@@ -19,7 +19,7 @@ const findDisk = `find_disk() {
 /** A guest of the demo in QEMU. */
 export class QemuGuest implements TourGuest {
   readonly formatting = 'mkfs.ext4 and mount';
-  readonly writing = 'write 32 MiB, sync, checksum';
+  readonly writing = `write ${dataBytes / 2 ** 20} MiB, sync, checksum`;
   private disk = '';
 
   private constructor(
@@ -51,7 +51,7 @@ export class QemuGuest implements TourGuest {
   }
 
   async write(): Promise<string> {
-    await this.guest.check('dd if=/dev/urandom of=/mnt/data bs=1M count=32 && sync');
+    await this.guest.check(`dd if=/dev/urandom of=/mnt/data bs=1M count=${dataBytes / 2 ** 20} && sync`);
     return this.sumOfData();
   }
 

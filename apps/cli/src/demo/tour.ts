@@ -1,4 +1,4 @@
-import { readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ApiClient } from '../api/api-client.js';
 import { CliError } from '../cli-error.js';
@@ -37,13 +37,18 @@ export interface TourOptions {
 
 const volumeBytes = 2 ** 30;
 
+/** What the guest writes. */
+export const dataBytes = 32 * 2 ** 20;
+
 /** The whole life of a volume: made, filled by one guest, read by another, and gone. */
 export async function tour({ steps, api, poolDirectory, guestA, guestB }: TourOptions): Promise<void> {
+  const before = filesIn(poolDirectory);
   const volume = await steps.run(
     'create a 1 GiB volume over REST',
     () => createVolume(api),
     (id) => id,
   );
+  const files = filesIn(poolDirectory).filter((file) => !before.includes(file));
   await steps.run('attach it and plug it into guest A while it runs', () => guestA.plug(volume));
   await steps.run(
     'guest A sees a disk with the volume id as its serial',
@@ -58,7 +63,7 @@ export async function tour({ steps, api, poolDirectory, guestA, guestB }: TourOp
   });
   await steps.run(
     'the sparse file occupies what was written, not 1 GiB',
-    async () => occupied(poolDirectory, volume),
+    async () => occupiedBy(files),
     (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB of 1024 MiB`,
   );
   await steps.run('attach it and plug it into guest B', () => guestB.plug(volume));
@@ -72,8 +77,8 @@ export async function tour({ steps, api, poolDirectory, guestA, guestB }: TourOp
     await guestB.unplug(volume);
   });
   await steps.run('delete the volume', async () => api.finish((await api.deleteVolume(volume)).operation));
-  await steps.run('its file is gone from the pool', async () => {
-    const left = filesOf(poolDirectory, volume);
+  await steps.run('its sparse file is gone from the pool', async () => {
+    const left = files.filter((file) => existsSync(file));
     if (left.length > 0) throw new CliError(`still there: ${left.join(', ')}`);
   });
 }
@@ -84,19 +89,22 @@ async function createVolume(api: ApiClient): Promise<string> {
   return volume.id;
 }
 
-/** Everything in the pool that is named after the volume. */
-function filesOf(poolDirectory: string, volumeId: string): string[] {
-  return readdirSync(poolDirectory, { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.includes(volumeId))
-    .map((name) => join(poolDirectory, name));
+/** Every file of the pool; the demo's pool holds nothing but the demo's volume. */
+function filesIn(directory: string): string[] {
+  return readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
 }
 
 /** st_blocks counts 512 bytes (inode(7)), whatever the file system's block size is. */
-function occupied(poolDirectory: string, volumeId: string): number {
-  const bytes = filesOf(poolDirectory, volumeId).reduce((sum, file) => sum + statSync(file).blocks * 512, 0);
-  if (bytes === 0) throw new CliError(`no data of ${volumeId} in ${poolDirectory}`);
-  if (bytes > volumeBytes / 2) throw new CliError(`${bytes} bytes are occupied`);
-  return bytes;
+function occupiedBy(files: string[]): number {
+  const apparent = files.reduce((sum, file) => sum + statSync(file).size, 0);
+  const occupied = files.reduce((sum, file) => sum + statSync(file).blocks * 512, 0);
+  if (apparent < volumeBytes) throw new CliError(`the files of the volume have ${apparent} bytes`);
+  if (occupied < dataBytes) throw new CliError(`${occupied} bytes are occupied, less than was written`);
+  if (occupied > volumeBytes / 4)
+    throw new CliError(`${occupied} bytes are occupied; the file is not sparse`);
+  return occupied;
 }
 
 function expectEqual(what: string, actual: string, expected: string): string {
