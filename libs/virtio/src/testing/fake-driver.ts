@@ -80,6 +80,8 @@ export class FakeDriver {
     this.nextAvail = this.published = this.lastUsed = base;
     ram.storeU16(this.availGpa + 2, base);
     ram.storeU16(this.usedGpa + 2, base);
+    // What the device that served the ring up to `base` would have left there.
+    ram.storeU16(this.usedGpa + 4 + 8 * size, base);
     this.free = Array.from({ length: size }, (_, index) => size - 1 - index);
   }
 

@@ -1,0 +1,47 @@
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { follow, type BackEnd, type BackEndOptions } from './back-end.js';
+
+const PROGRAM = fileURLToPath(new URL('../../dist/apps/cli/src/main.js', import.meta.url));
+const READY_TIMEOUT_MS = 20_000;
+
+/**
+ * Starts the built `cairn export` and resolves when it has printed `ready`.
+ *
+ * `args` go at the end of the command line. Throws with what it printed when it ends or stays silent instead.
+ */
+export const startExport = async (
+  options: BackEndOptions & { args?: readonly string[] },
+): Promise<BackEnd> => {
+  const { disks, numQueues, readOnly, cache, serial, args = [] } = options;
+  if (!existsSync(PROGRAM)) throw new Error(`${PROGRAM} does not exist: run \`npm run build\` first`);
+  const commandLine = [PROGRAM, 'export'];
+  for (const { file, socket } of disks) commandLine.push('--file', file, '--socket', socket);
+  if (numQueues !== undefined) commandLine.push('--num-queues', String(numQueues));
+  if (readOnly) commandLine.push('--read-only');
+  if (cache) commandLine.push('--cache', cache);
+  if (serial !== undefined) commandLine.push('--serial', serial);
+
+  const child = spawn(process.execPath, [...commandLine, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const followed = follow(child);
+  await new Promise<void>((resolve, reject) => {
+    let printed = '';
+    const fail = (why: string) => reject(new Error(`cairn export ${why}: ${printed}${followed.log()}`));
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      fail(`did not get ready within ${READY_TIMEOUT_MS} ms`);
+    }, READY_TIMEOUT_MS);
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      printed += text;
+      if (!/^ready\b.*\n/m.test(printed)) return;
+      clearTimeout(timer);
+      resolve();
+    });
+    void followed.exit.then((code) => {
+      clearTimeout(timer);
+      fail(`ended with ${code}`);
+    });
+  });
+  return { pid: child.pid!, disks, ...followed };
+};
