@@ -46,7 +46,7 @@ function banner(stack: Stack, { path, logs }: DataDirectory): string {
   const { value, file, isNew } = stack.apiKey;
   return [
     `  Cairn is up.`,
-    `  API      ${stack.url}/v1   (documentation: ${stack.url}/v1/docs)`,
+    `  API      ${stack.url}/v1   (documentation: ${stack.url}/docs)`,
     isNew ? `  API key  ${value}` : `  API key  made at first start`,
     `           kept in ${file}`,
     `  data     ${path}`,
