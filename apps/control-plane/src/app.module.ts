@@ -2,14 +2,13 @@ import type { FaultPoints } from '@cairn/domain';
 import { OperationNudger } from '@cairn/jobs';
 import { Database, UnitOfWork } from '@cairn/persistence';
 import { Module, type DynamicModule } from '@nestjs/common';
-import { APP_FILTER, APP_PIPE } from '@nestjs/core';
+import { APP_FILTER } from '@nestjs/core';
 import { AttachmentsController } from './attachments/attachments.controller.js';
 import { AttachmentsService } from './attachments/attachments.service.js';
 import { HealthController } from './health/health.controller.js';
 import { AuthenticateGuard } from './http/authenticate.guard.js';
 import { ErrorFilter } from './http/error.filter.js';
 import { JoinGuard, JoinToken } from './http/join.guard.js';
-import { RequestPipe } from './http/validation.js';
 import { NodesController } from './nodes/nodes.controller.js';
 import { FAULT_POINTS, OperationStarter } from './operations/operation.starter.js';
 import { OperationsController } from './operations/operations.controller.js';
@@ -45,7 +44,6 @@ export class AppModule {
         { provide: JoinToken, useValue: new JoinToken(joinToken) },
         { provide: FAULT_POINTS, useValue: faultPoints },
         { provide: APP_FILTER, useClass: ErrorFilter },
-        { provide: APP_PIPE, useFactory: () => new RequestPipe() },
         AuthenticateGuard,
         JoinGuard,
         OperationStarter,

@@ -22,6 +22,7 @@ export interface RunningControlPlane {
 const REQUEST_TIMEOUT_MS = 30_000;
 const DRAIN_TIMEOUT_MS = 10_000;
 const DRAIN_STEP_MS = 50;
+const BROKEN_CONNECTION_QUIET_MS = 5_000;
 
 /** Opens database and queue, migrates, and serves the API. Throws when the database stays away or the port is taken. */
 export async function startControlPlane(
@@ -70,11 +71,18 @@ export async function startControlPlane(
 
 async function openDatabase(config: ControlPlaneConfig, logger: Logger): Promise<Database> {
   let told = false;
+  let toldBrokenAt = 0;
   return Database.open(
     {
       url: config.databaseUrl,
       applicationName: 'cairn-control-plane',
-      onIdleError: (error) => logger.warn(`A database connection broke: ${error.message}`),
+      onIdleError: (error) => {
+        // They break all at once when the database goes; one line says it.
+        if (Date.now() - toldBrokenAt > BROKEN_CONNECTION_QUIET_MS) {
+          logger.warn(`Database connections broke: ${error.message}`);
+        }
+        toldBrokenAt = Date.now();
+      },
     },
     {
       timeoutMs: config.databaseWaitMs,

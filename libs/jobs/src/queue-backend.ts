@@ -26,7 +26,7 @@ export function chooseQueueBackend(settings: {
 /** An open producer or consumer and how to close it with its connections. */
 export interface Opened<T> {
   instance: T;
-  close(): Promise<void>;
+  close: () => Promise<void>;
 }
 
 const PRODUCER_CONNECTIONS = 3;

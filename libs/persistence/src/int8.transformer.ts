@@ -7,11 +7,10 @@ import type { ValueTransformer } from 'typeorm';
  */
 export const int8: ValueTransformer = {
   to: (value: unknown) => value,
-  from: (value: unknown) => {
-    if (value === null || value === undefined) return value;
+  from: (value: string | null) => {
+    if (value === null) return null;
     const number = Number(value);
-    if (!Number.isSafeInteger(number))
-      throw new RangeError(`int8 value ${String(value)} does not fit a number`);
+    if (!Number.isSafeInteger(number)) throw new RangeError(`int8 value ${value} does not fit a number`);
     return number;
   },
 };

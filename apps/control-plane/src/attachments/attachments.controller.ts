@@ -1,9 +1,22 @@
 import type { AttachmentId, ProjectId, VolumeId } from '@cairn/domain';
-import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, Req, Res } from '@nestjs/common';
+import {
+  Body,
+  Controller,
+  Delete,
+  Get,
+  HttpCode,
+  Param,
+  Post,
+  Query,
+  Req,
+  Res,
+  UsePipes,
+} from '@nestjs/common';
 import { ApiAcceptedResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { Request, Response } from 'express';
 import { Caller, clientTokenOf, IdPipe } from '../http/params.js';
 import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
+import { RequestPipe } from '../http/validation.js';
 import { toOperationDto } from '../operations/operation.dto.js';
 import {
   AttachAcceptedDto,
@@ -19,6 +32,7 @@ import { AttachmentsService } from './attachments.service.js';
 /** Giving volumes to guests. */
 @ApiTags('attachments')
 @Controller('v1/volumes/:volumeId/attachments')
+@UsePipes(new RequestPipe())
 export class AttachmentsController {
   constructor(private readonly attachments: AttachmentsService) {}
 
@@ -51,10 +65,13 @@ export class AttachmentsController {
     @Req() request: Request,
     @Res({ passthrough: true }) response: Response,
   ): Promise<AttachAcceptedDto> {
+    const { instanceId, readOnly, numQueues } = body;
     const clientToken = clientTokenOf(request, body);
     const { operation, attachment } = await this.attachments.attach(project, {
-      ...body,
       volumeId,
+      instanceId,
+      readOnly,
+      numQueues,
       clientToken,
     });
     response.location(`/v1/operations/${operation.id}`);

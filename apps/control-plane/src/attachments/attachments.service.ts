@@ -71,7 +71,7 @@ export class AttachmentsService {
     const digest = requestDigest({ kind: 'attach-volume', volumeId, instanceId, readOnly, numQueues });
 
     const result = await this.unitOfWork.run(async (repositories) => {
-      const { volumes, attachments, operations } = repositories;
+      const { volumes, attachments } = repositories;
       const earlier = await findReplay(repositories, project, clientToken, digest);
       if (earlier) return earlier;
 

@@ -79,6 +79,20 @@ function refuse(faults: FieldFault[]): DomainError {
   });
 }
 
+/** What we take is two deep; past some thousand, class-transformer's recursion would exhaust the stack. */
+const DEPTH_MAX = 32;
+
+function depthExceeds(root: object, limit: number): boolean {
+  let level: object[] = [root];
+  for (let depth = 0; level.length > 0; depth += 1) {
+    if (depth > limit) return true;
+    level = level.flatMap((each) =>
+      Object.values(each).filter((child) => typeof child === 'object' && child !== null),
+    );
+  }
+  return false;
+}
+
 /** Checks a body or query against its class: unknown fields are faults, and every fault is reported at once. */
 export class RequestPipe extends ValidationPipe {
   constructor(options: { unknownFields: 'refuse' | 'ignore' } = { unknownFields: 'refuse' }) {
@@ -95,6 +109,7 @@ export class RequestPipe extends ValidationPipe {
       if (value === null || typeof value !== 'object' || Array.isArray(value)) {
         throw refuse([{ field: 'body', message: 'must be a JSON object' }]);
       }
+      if (depthExceeds(value, DEPTH_MAX)) throw refuse([{ field: 'body', message: 'is nested too deeply' }]);
       // class-transformer drops these before the whitelist can see them.
       const inherited = Object.keys(value).filter((key) => key in Object.prototype);
       if (inherited.length > 0)

@@ -1,8 +1,15 @@
-import { nodeStates, type Node, type NodeState } from '@cairn/domain';
+import {
+  isId,
+  nodeStates,
+  type Heartbeat,
+  type Node,
+  type NodeId,
+  type NodeState,
+  type Pool,
+} from '@cairn/domain';
 import { ApiProperty } from '@nestjs/swagger';
 import { Type } from 'class-transformer';
 import { ArrayMaxSize, IsArray, ValidateNested } from 'class-validator';
-import { isId } from '@cairn/domain';
 import { Required, text, wholeNumber, type Check } from '../http/validation.js';
 
 const POOLS_MAX = 256;
@@ -112,6 +119,16 @@ export class NodeListDto {
   nodes!: NodeDto[];
 }
 
+/** The heartbeat as the domain knows it. */
+export function toHeartbeat(id: NodeId, dto: HeartbeatDto): Heartbeat {
+  const { name, agentUrl, version, exports, connectedExports, pools } = dto;
+  return { id, name, agentUrl, version, exports, connectedExports, pools };
+}
+
+function toPoolDto({ id, directory, totalBytes, freeBytes, provisionedBytes, volumes }: Pool): PoolDto {
+  return { id, directory, totalBytes, freeBytes, provisionedBytes, volumes };
+}
+
 /** The node as the API shows it. */
 export function toNodeDto(node: Node): NodeDto {
   const { id, name, state, version, agentUrl, exports, connectedExports } = node;
@@ -125,6 +142,6 @@ export function toNodeDto(node: Node): NodeDto {
     connectedExports,
     lastHeartbeatAt: node.lastHeartbeatAt.toISOString(),
     createdAt: node.createdAt.toISOString(),
-    pools: node.pools.map(({ nodeId: _, ...pool }) => pool),
+    pools: node.pools.map(toPoolDto),
   };
 }

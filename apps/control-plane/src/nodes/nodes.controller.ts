@@ -6,7 +6,7 @@ import { JoinGuard } from '../http/join.guard.js';
 import { IdPipe } from '../http/params.js';
 import { NeedsApiKey, Problems } from '../http/responses.js';
 import { RequestPipe } from '../http/validation.js';
-import { HeartbeatDto, NodeListDto, toNodeDto } from './node.dto.js';
+import { HeartbeatDto, NodeListDto, toHeartbeat, toNodeDto } from './node.dto.js';
 
 /** Nodes and their heartbeats. */
 @ApiTags('nodes')
@@ -50,6 +50,6 @@ export class NodesController {
     @Param('nodeId', new IdPipe('node')) id: NodeId,
     @Body(new RequestPipe({ unknownFields: 'ignore' })) body: HeartbeatDto,
   ): Promise<void> {
-    await this.unitOfWork.run(({ nodes }) => nodes.heartbeat({ id, ...body }));
+    await this.unitOfWork.run(({ nodes }) => nodes.heartbeat(toHeartbeat(id, body)));
   }
 }

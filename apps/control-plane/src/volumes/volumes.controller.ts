@@ -1,9 +1,22 @@
 import type { ProjectId, VolumeId } from '@cairn/domain';
-import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, Req, Res } from '@nestjs/common';
+import {
+  Body,
+  Controller,
+  Delete,
+  Get,
+  HttpCode,
+  Param,
+  Post,
+  Query,
+  Req,
+  Res,
+  UsePipes,
+} from '@nestjs/common';
 import { ApiAcceptedResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { Request, Response } from 'express';
 import { Caller, clientTokenOf, IdPipe, TokenQuery } from '../http/params.js';
 import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
+import { RequestPipe } from '../http/validation.js';
 import { toOperationDto } from '../operations/operation.dto.js';
 import { decodePageToken, encodePageToken } from './page-token.js';
 import {
@@ -20,6 +33,7 @@ import { VolumesService } from './volumes.service.js';
 /** Volumes. */
 @ApiTags('volumes')
 @Controller('v1/volumes')
+@UsePipes(new RequestPipe())
 export class VolumesController {
   constructor(private readonly volumes: VolumesService) {}
 
@@ -44,8 +58,9 @@ export class VolumesController {
     @Req() request: Request,
     @Res({ passthrough: true }) response: Response,
   ): Promise<VolumeAcceptedDto> {
+    const { sizeBytes, name } = body;
     const clientToken = clientTokenOf(request, body);
-    const { operation, volume } = await this.volumes.create(project, { ...body, clientToken });
+    const { operation, volume } = await this.volumes.create(project, { sizeBytes, name, clientToken });
     response.location(`/v1/operations/${operation.id}`);
     return { operation: toOperationDto(operation), volume: volume && toVolumeDto(volume) };
   }
