@@ -11,8 +11,9 @@ const DESCRIPTOR_BYTES = 16;
 const U32 = 2 ** 32;
 
 /**
- * Longest chain through an indirect table. virtio 1.2 §2.7.5.3.1 says "queue size", but Linux fills tables up to
- * seg_max + 2 whatever the ring's size; QEMU takes 1024 (VIRTQUEUE_MAX_SIZE), and so do we.
+ * Longest chain. virtio 1.2 §2.7.5.3.1 says "queue size", but Linux fills indirect tables up to seg_max + 2 whatever
+ * the ring's size; QEMU takes 1024 (VIRTQUEUE_MAX_SIZE), and so do we. It also bounds what one chain of a large ring
+ * costs the other guests of the thread: nobody who honours seg_max comes near it.
  */
 export const MAX_CHAIN = 1024;
 
@@ -36,10 +37,9 @@ export class DescriptorChain {
     private readonly size: number,
     private readonly options: { indirect: boolean },
   ) {
-    const room = Math.max(size, MAX_CHAIN);
-    this.low = new Uint32Array(room);
-    this.high = new Uint32Array(room);
-    this.length = new Uint32Array(room);
+    this.low = new Uint32Array(MAX_CHAIN);
+    this.high = new Uint32Array(MAX_CHAIN);
+    this.length = new Uint32Array(MAX_CHAIN);
   }
 
   /** Copies and checks the chain at `head` (< ring size). Throws VirtqueueError when the driver broke a rule. */
@@ -47,7 +47,7 @@ export class DescriptorChain {
     let words = this.table;
     let base = 0;
     let entries = this.size;
-    let longest = this.size;
+    let longest = Math.min(this.size, MAX_CHAIN);
     let inTable = false;
     let index = head;
     let count = 0;
@@ -69,7 +69,7 @@ export class DescriptorChain {
         words = this.indirectTable(low, high, bytes);
         base = words === this.copied ? 0 : this.memory.wordIndex(low);
         entries = Math.min(bytes / DESCRIPTOR_BYTES, MAX_CHAIN);
-        longest = this.low.length;
+        longest = MAX_CHAIN;
         inTable = true;
         index = 0;
         continue;
