@@ -18,6 +18,13 @@ function exitFor(error: unknown): number {
     for (const { name, message } of error.faults) process.stderr.write(`control-plane: ${name} ${message}\n`);
     return EXIT_CONFIGURATION;
   }
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  if (code === 'EADDRINUSE') {
+    process.stderr.write(
+      `control-plane: ${String(error)}. Stop what uses the port, or set CAIRN_HTTP_PORT.\n`,
+    );
+    return EXIT_CONFIGURATION;
+  }
   process.stderr.write(`control-plane: ${error instanceof Error ? error.stack : String(error)}\n`);
   return 1;
 }

@@ -1,3 +1,5 @@
+import { ConfigurationError } from './configuration.js';
+
 /** Steps at which a crash test may end a process, between two effects that a crash must not tear apart. */
 export const faultPointNames = [
   'control-plane.after-commit-before-nudge',
@@ -24,7 +26,7 @@ export const noFaultPoints: FaultPoints = { reach: () => undefined };
  * Arms the step that `CAIRN_FAULT_POINT` names; reaching it calls `kill`, which should end the process
  * at once and without any clean-up (SIGKILL to itself).
  *
- * Throws for an unknown name, and whenever the variable is set with NODE_ENV=production.
+ * Throws ConfigurationError for an unknown name, and whenever the variable is set with NODE_ENV=production.
  */
 export function armFaultPoints(
   env: Readonly<Record<string, string | undefined>>,
@@ -32,13 +34,12 @@ export function armFaultPoints(
 ): FaultPoints {
   const armed = env['CAIRN_FAULT_POINT'];
   if (armed === undefined || armed === '') return noFaultPoints;
+  const refuse = (message: string) => new ConfigurationError([{ name: 'CAIRN_FAULT_POINT', message }]);
   if (env['NODE_ENV'] === 'production') {
-    throw new Error(
-      'CAIRN_FAULT_POINT is set with NODE_ENV=production. It kills the process on purpose; unset it.',
-    );
+    throw refuse('is set with NODE_ENV=production; it kills the process on purpose, so unset it');
   }
   if (!faultPointNames.some((name) => name === armed)) {
-    throw new Error(`CAIRN_FAULT_POINT=${armed} is unknown. Known: ${faultPointNames.join(', ')}.`);
+    throw refuse(`is ${JSON.stringify(armed)}; it must be one of ${faultPointNames.join(', ')}`);
   }
   return {
     reach(name) {

@@ -51,8 +51,13 @@ export class OperationNudger {
 
   /** Throws when the queue does not answer in time; for readiness. */
   async ping(): Promise<void> {
-    await this.within(PING_TIMEOUT_MS, (queue) => queue.getWaitingCount());
-    this.cameBack();
+    try {
+      await this.within(PING_TIMEOUT_MS, (queue) => queue.getWaitingCount());
+      this.cameBack();
+    } catch (error) {
+      this.wentAway(error);
+      throw error;
+    }
   }
 
   /** Closes the connections. */
