@@ -6,9 +6,10 @@ import { ApiClient } from '../api/api-client.js';
 import { CliError } from '../cli-error.js';
 import { DataDirectory } from '../stack/data-directory.js';
 import { Stack } from '../stack/stack.js';
+import { PlayedGuest } from './played-guest.js';
 import { QemuGuest } from './qemu-guest.js';
 import { Steps } from './steps.js';
-import { tour } from './tour.js';
+import { tour, type TourGuest } from './tour.js';
 
 /** What was started, to be ended in the opposite order. */
 type Closers = (() => Promise<void>)[];
@@ -18,13 +19,14 @@ export function demoCommand(): Command {
   return new Command('demo')
     .description('show the life of a volume between two real guests, on a stack of its own')
     .option('--keep', 'leave the data directory behind')
+    .option('--without-qemu', "play the guests with the project's own front-end")
     .addHelpText('after', '\nExit status: 0 when every step went well, 1 otherwise; the logs are then kept.')
-    .action(async ({ keep = false }: { keep?: boolean }) => {
+    .action(async ({ keep = false, withoutQemu = false }: { keep?: boolean; withoutQemu?: boolean }) => {
       const started = Date.now();
       const dataDirectory = new DataDirectory(mkdtempSync(join(tmpdir(), 'cairn-demo-')));
       const closers: Closers = [];
       try {
-        await Promise.race([demo(dataDirectory, closers), interrupted()]);
+        await Promise.race([demo(dataDirectory, closers, withoutQemu), interrupted()]);
       } catch (error) {
         const { message } = error as Error;
         throw new CliError(
@@ -41,7 +43,7 @@ export function demoCommand(): Command {
     });
 }
 
-async function demo(dataDirectory: DataDirectory, closers: Closers): Promise<void> {
+async function demo(dataDirectory: DataDirectory, closers: Closers, withoutQemu: boolean): Promise<void> {
   // PostgreSQL may run as a user of its own, which has to pass through.
   chmodSync(dataDirectory.path, 0o755);
   const steps = new Steps(print);
@@ -59,12 +61,16 @@ async function demo(dataDirectory: DataDirectory, closers: Closers): Promise<voi
   );
   closers.push(() => stack.stop());
   const api = new ApiClient(stack.url, stack.apiKey.value);
-  const boot = (name: string) =>
-    steps.run(`boot guest ${name.toUpperCase()} in QEMU`, async () => {
-      const guest = await QemuGuest.start(join(dataDirectory.path, `guest-${name}`), name, api);
-      closers.push(() => guest.stop());
-      return guest;
-    });
+  const boot = async (name: string): Promise<TourGuest> => {
+    const guest = withoutQemu
+      ? new PlayedGuest(api, name)
+      : await steps.run(`boot guest ${name.toUpperCase()} in QEMU`, () =>
+          QemuGuest.start(join(dataDirectory.path, `guest-${name}`), name, api),
+        );
+    closers.push(() => guest.stop());
+    return guest;
+  };
+  if (withoutQemu) print('    There is no QEMU: the guests are played by a front-end of our own.');
   const guestA = await boot('a');
   const guestB = await boot('b');
   await tour({ steps, api, poolDirectory: dataDirectory.pool, guestA, guestB });

@@ -1,0 +1,174 @@
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { eventually } from '../support/stack.js';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const program = join(root, 'dist/apps/cli/src/main.js');
+const run = promisify(execFile);
+
+/** A `cairn up`, what it printed, and how it ended. */
+class Up {
+  output = '';
+  readonly exited: Promise<number | null>;
+  private readonly child: ChildProcess;
+
+  constructor(readonly directory: string) {
+    const { PATH = '', HOME = '' } = process.env;
+    this.child = spawn(process.execPath, [program, 'up', '--data-dir', directory], {
+      env: { PATH, HOME, CAIRN_AGENT_PORT: '0' },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    for (const stream of [this.child.stdout, this.child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => (this.output += text));
+    }
+    this.exited = new Promise((resolve) => {
+      this.child.once('exit', (code) => resolve(code));
+    });
+  }
+
+  /** Resolves when it has printed that it is up. Throws with its output when it ends instead. */
+  async isUp(): Promise<this> {
+    let ended = false;
+    void this.exited.then(() => (ended = true));
+    await eventually('Cairn is up', () => ended || this.output.includes('Cairn is up'), 120_000);
+    if (ended) throw new Error(`cairn up ended:\n${this.output}`);
+    return this;
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+}
+
+/** Processes whose settings or arguments name the directory: all that belongs to a stack, but not its supervisor. */
+function processesOf(directory: string, name = ''): number[] {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => {
+      if (!Number.isInteger(pid) || pid === 0) return false;
+      try {
+        const text =
+          readFileSync(`/proc/${pid}/environ`, 'latin1') + readFileSync(`/proc/${pid}/cmdline`, 'latin1');
+        return text.includes(directory) && text.includes(name);
+      } catch {
+        return false;
+      }
+    });
+}
+
+/** The one process, not the shell that guards it, that runs an app of the stack. */
+const appOf = (directory: string, app: string): number =>
+  processesOf(directory, `${app}/src/main.js`).find((pid) =>
+    readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('node'),
+  )!;
+
+describe('cairn up', () => {
+  let directory: string;
+  let taken: Server;
+  let up: Up;
+
+  beforeAll(async () => {
+    directory = mkdtempSync(join(tmpdir(), 'cairn-up-'));
+    chmodSync(directory, 0o755);
+    // The usual port is taken, by us or by somebody else.
+    taken = createServer();
+    await new Promise<void>((resolve) => {
+      taken.once('error', () => resolve());
+      taken.listen(8700, '127.0.0.1', resolve);
+    });
+    up = await new Up(directory).isUp();
+  });
+  afterAll(() => {
+    up?.signal('SIGKILL');
+    taken.close();
+    rmSync(directory, { recursive: true, force: true });
+  });
+
+  it('tells the address, the key it made and where that is kept, closed to others', () => {
+    const key = readFileSync(join(directory, 'secrets/api-key'), 'utf8').trim();
+    expect(up.output).toContain(key);
+    expect(up.output).toContain(join(directory, 'secrets/api-key'));
+    expect(statSync(join(directory, 'secrets')).mode & 0o077).toBe(0);
+    for (const name of readdirSync(join(directory, 'secrets'))) {
+      expect(statSync(join(directory, 'secrets', name)).mode & 0o077, name).toBe(0);
+    }
+  });
+
+  it('takes the next free port when the usual one is taken, and says so', () => {
+    expect(up.output).toMatch(/port 8700 is taken; the API listens on 87\d\d/);
+    expect(up.output).not.toMatch(/API +http:\/\/127\.0\.0\.1:8700\//);
+  });
+
+  it('shows no secret in arguments or environments of its processes', () => {
+    const secrets = readdirSync(join(directory, 'secrets'))
+      .filter((name) => name !== 'database-url')
+      .map((name) => readFileSync(join(directory, 'secrets', name), 'utf8').trim());
+    for (const pid of processesOf(directory)) {
+      const text =
+        readFileSync(`/proc/${pid}/cmdline`, 'latin1') + readFileSync(`/proc/${pid}/environ`, 'latin1');
+      expect(secrets.filter((secret) => text.includes(secret))).toEqual([]);
+    }
+  });
+
+  it('serves the session with curl of the README as it stands', async () => {
+    const readme = readFileSync(join(root, 'README.md'), 'utf8');
+    const [, session = ''] = /### A session with curl[\s\S]*?```sh\n([\s\S]*?)```/.exec(readme) ?? [];
+    expect(session).toContain('curl');
+    const { stdout, stderr } = await run('bash', ['-c', session], {
+      cwd: root,
+      env: { ...process.env, CAIRN_DATA_DIR: directory },
+      timeout: 90_000,
+    });
+    expect(stderr).toBe('');
+    expect(stdout.match(/^succeeded$/gm)).toHaveLength(4);
+    expect(stdout).toContain('"state":"available"');
+    expect(stdout).toMatch(/"socketPath":"[^"]+vol-[0-9a-f]{16}/);
+    expect(stdout).toContain('"currentState":"in-use"');
+  });
+
+  it('refuses a second stack on the same directory, and leaves the first alone', async () => {
+    const second = new Up(directory);
+    expect(await second.exited).toBe(1);
+    expect(second.output).toMatch(/process \d+ already runs a stack on/);
+    expect(second.output).toContain('--data-dir');
+  });
+
+  it('starts a process again that was killed', async () => {
+    const worker = appOf(directory, 'worker');
+    process.kill(worker, 'SIGKILL');
+    await eventually('another worker', () => {
+      const now = appOf(directory, 'worker');
+      return now !== undefined && now !== worker;
+    });
+    expect(up.output).toContain('worker ended with');
+    const { stdout } = await run(process.execPath, [
+      program,
+      ...['volume', 'create', '--size', '1M', '--data-dir', directory],
+    ]);
+    expect(stdout).toMatch(/^vol-[0-9a-f]{16} +available/);
+  });
+
+  it('takes everything with it when it is killed, and comes up again on the same data', async () => {
+    up.signal('SIGKILL');
+    await up.exited;
+    await eventually('the end of every process', () => processesOf(directory).length === 0);
+    up = await new Up(directory).isUp();
+    expect(up.output).toContain('made at first start');
+    const { stdout } = await run(process.execPath, [program, 'volume', 'list', '--data-dir', directory]);
+    expect(stdout).toMatch(/available +1048576/);
+  });
+
+  it('ends with 0 at SIGTERM, everything stopped in order', async () => {
+    up.signal('SIGTERM');
+    expect(await up.exited).toBe(0);
+    expect(processesOf(directory)).toEqual([]);
+    expect(up.output).toContain('database system is shut down');
+    expect(existsSync(join(directory, 'lock'))).toBe(false);
+  });
+});
