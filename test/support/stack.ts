@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync, statSync } from 'node:fs';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AgentClient } from '@cairn/agent';
@@ -30,6 +29,9 @@ export interface NodeContents {
   readonly sockets: string[];
   readonly files: string[];
 }
+
+/** A node without volumes. */
+export const emptyNode: NodeContents = { volumes: [], exports: [], sockets: [], files: [] };
 
 /** Short waits, so that a crash heals within a test. */
 const impatience = {
@@ -164,20 +166,20 @@ export class Stack {
       volumes: sorted((await this.agent.listVolumes()).map(({ id }) => id)),
       exports: sorted((await this.agent.listExports()).map(({ volumeId }) => volumeId)),
       sockets: sorted((await readdir(this.socketDirectory)).filter((name) => name.startsWith('vol-'))),
-      files: sorted((await this.poolFiles()).filter((name) => name.includes('vol-'))),
+      files: sorted([
+        ...(await readdir(join(this.poolDirectory, 'volumes'))),
+        ...(await readdir(join(this.poolDirectory, 'layers'))),
+      ]),
     };
   }
 
-  /** The one sparse file of a volume. */
+  /** The head layer of a volume: the sparse file that its guest reads and writes. */
   async fileOf(volumeId: string): Promise<string> {
-    const files = (await this.poolFiles())
-      .filter((name) => name.includes(volumeId))
-      .map((name) => join(this.poolDirectory, name))
-      .filter((path) => existsSync(path) && statSync(path).isFile());
-    // The manifest, where there is one, is the small one.
-    const [largest] = files.sort((a, b) => statSync(b).size - statSync(a).size);
-    if (largest === undefined) throw new Error(`${this.poolDirectory} has no file of ${volumeId}`);
-    return largest;
+    const manifest: unknown = JSON.parse(
+      await readFile(join(this.poolDirectory, 'volumes', `${volumeId}.json`), 'utf8'),
+    );
+    const { layers } = manifest as { layers: string[] };
+    return join(this.poolDirectory, 'layers', `${first(layers)}.img`);
   }
 
   /** Every log, for a failed test to print. */
@@ -195,10 +197,6 @@ export class Stack {
     await this.redis?.stop();
     await this.postgres.stop();
     await rm(this.directory, { recursive: true, force: true });
-  }
-
-  private poolFiles(): Promise<string[]> {
-    return readdir(this.poolDirectory, { recursive: true });
   }
 }
 

@@ -27,6 +27,7 @@ export async function startDataPlane(config: DataPlaneConfig, version: string): 
   try {
     const report = new NodeReport({
       nodeId: node.nodeId,
+      poolId: node.poolId,
       nodeName: config.nodeName,
       version,
       poolDirectory: config.poolDirectory,

@@ -71,7 +71,8 @@ class IdleReactor implements ExportReactor {
   async status(id: string) {
     if (!this.listening.has(id)) return undefined;
     const counters = { requests: 0, bytesRead: 0, bytesWritten: 0, guestFaults: 0, sizeBytes: MIB };
-    return { id, connected: this.connected.has(id), ...counters };
+    const byName = { faultsByName: {}, errorsByName: {} };
+    return { id, connected: this.connected.has(id), ...counters, ...byName };
   }
   async statuses() {
     return (await Promise.all([...this.listening].map((id) => this.status(id)))).filter(
@@ -259,11 +260,13 @@ describe('restoring the registry', () => {
     await pool.delete(volumeId);
     await restart();
     await registry.restore();
-    const states = (await registry.listExports()).map((each) => [each.volumeId, each.state]);
-    expect(states.sort()).toEqual([
-      [other, 'listening'],
-      [volumeId, 'error'],
-    ]);
+    const states = (await registry.listExports()).map((each) => [each.volumeId, each.state] as const);
+    expect(new Map(states)).toEqual(
+      new Map([
+        [other, 'listening'],
+        [volumeId, 'error'],
+      ]),
+    );
   });
 
   it('removes the socket that a killed process left of an export that is over', async () => {

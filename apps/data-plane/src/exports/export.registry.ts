@@ -104,7 +104,11 @@ export class ExportRegistry {
 
   /** Throws `volume-not-found`. */
   async getVolume(volumeId: VolumeId): Promise<AgentVolume> {
-    return this.volumeOf(volumeId, this.recordOf(volumeId));
+    try {
+      return await this.volumeOf(volumeId, this.recordOf(volumeId));
+    } catch (error) {
+      throw agentErrorOf(error, 'storage-failed');
+    }
   }
 
   /** Every volume of the pool. */

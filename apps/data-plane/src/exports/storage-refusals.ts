@@ -24,7 +24,7 @@ const startRemedy = {
   'volume-size-mismatch': 'put the file back from a backup',
   'volume-in-use': 'stop the process that has the volume open',
   'manifest-corrupt': 'put the manifest back from a backup',
-  io: 'look at the kernel log for the disk below CAIRN_POOL_DIR',
+  io: 'let CAIRN_POOL_DIR be a directory on a healthy local disk; the kernel log tells more',
   'invalid-argument': 'correct the setting that the reason names',
 } as const satisfies Record<StorageErrorKind, string>;
 
@@ -39,5 +39,8 @@ export function agentErrorOf(error: unknown, fallback: AgentErrorCode): AgentErr
 /** The refusal of a start for which the pool is to blame; any other error is returned as it is. */
 export function startRefusalOf(error: unknown): unknown {
   if (!(error instanceof StorageError)) return error;
-  return new StartRefused(error.message, startRemedy[error.kind], { cause: error });
+  const { op, path, reason } = error.details;
+  const what = [`${error.kind}: ${op}`, path, reason === undefined ? undefined : `(${reason})`];
+  const said = what.filter((part) => part !== undefined).join(' ');
+  return new StartRefused(said, startRemedy[error.kind], { cause: error });
 }

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -86,6 +86,13 @@ describe('VolumeStates', () => {
     const refusal = await refusalOf(JSON.stringify({ version: 2, ...state }));
     expect(refusal?.reason).toContain('version 2');
     expect(refusal?.remedy).toContain('newer');
+  });
+
+  it('removes what a crash in the middle of a write left, and keeps the whole file', async () => {
+    await (await VolumeStates.open(directory)).put(state);
+    await writeFile(`${path()}.tmp-0123456789ab`, '{"version":1,');
+    expect((await VolumeStates.open(directory)).list()).toEqual([state]);
+    expect(await readdir(join(directory, 'volumes'))).toEqual([`${volumeId}.json`]);
   });
 
   it('leaves files alone that are not states', async () => {

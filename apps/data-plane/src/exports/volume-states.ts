@@ -30,6 +30,7 @@ export interface VolumeState {
 
 const formatVersion = 1;
 const fileSuffix = '.json';
+const unfinishedMark = '.json.tmp-';
 
 /** The remembered states of all volumes of the node: read once at boot, written through. */
 export class VolumeStates {
@@ -45,6 +46,8 @@ export class VolumeStates {
     const states = new Map<VolumeId, VolumeState>();
     for (const name of await readdir(directory)) {
       const volumeId = name.endsWith(fileSuffix) ? name.slice(0, -fileSuffix.length) : name;
+      // What a crash left unfinished beside the whole file.
+      if (name.includes(unfinishedMark)) await unlink(join(directory, name));
       if (!isId('vol', volumeId)) continue;
       states.set(volumeId, await readState(join(directory, name), volumeId));
     }

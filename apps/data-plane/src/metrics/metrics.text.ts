@@ -47,6 +47,20 @@ const exportMetrics: readonly Metric[] = [
   },
 ];
 
+/** Counters that each export keeps by a name from a closed list. */
+const namedMetrics = [
+  {
+    name: 'cairn_export_faults_total',
+    help: 'Rules that the guest broke, by rule.',
+    counts: (status: ExportStatus) => status.faultsByName,
+  },
+  {
+    name: 'cairn_export_errors_total',
+    help: 'Requests that the host failed, by error.',
+    counts: (status: ExportStatus) => status.errorsByName,
+  },
+] as const;
+
 /** Renders the node's counters in the Prometheus text format, version 0.0.4. */
 export class MetricsText {
   constructor(
@@ -64,6 +78,14 @@ export class MetricsText {
     for (const { name, type, help, value } of exportMetrics) {
       lines.push(...head(name, type, help));
       for (const status of statuses) lines.push(`${name}{volume="${status.id}"} ${value(status)}`);
+    }
+    for (const { name, help, counts } of namedMetrics) {
+      lines.push(...head(name, 'counter', help));
+      for (const status of statuses) {
+        for (const [what, count] of Object.entries(counts(status))) {
+          lines.push(`${name}{volume="${status.id}",name="${what}"} ${count}`);
+        }
+      }
     }
     return `${lines.join('\n')}\n`;
   }

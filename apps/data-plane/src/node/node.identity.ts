@@ -1,7 +1,7 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ObjectReader } from '@cairn/agent';
-import { newId, type NodeId } from '@cairn/domain';
+import { newId, type NodeId, type PoolId } from '@cairn/domain';
 import { writeFileAtomic } from '@cairn/storage';
 import { StartRefused } from '../start-refused.js';
 
@@ -13,7 +13,7 @@ const formatVersion = 1;
  * The identity names its pool: a state directory next to another pool would fence and export the wrong
  * volumes. Throws StartRefused for that, and for a file that is torn, malformed or of another version.
  */
-export async function openNodeIdentity(stateDirectory: string, poolId: string): Promise<NodeId> {
+export async function openNodeIdentity(stateDirectory: string, poolId: PoolId): Promise<NodeId> {
   await mkdir(stateDirectory, { recursive: true, mode: 0o700 });
   const path = join(stateDirectory, 'node.json');
   const text = await readIfThere(path);
@@ -30,7 +30,7 @@ export async function openNodeIdentity(stateDirectory: string, poolId: string): 
   );
 }
 
-function parseIdentity(path: string, text: string): { nodeId: NodeId; poolId: string } {
+function parseIdentity(path: string, text: string): { nodeId: NodeId; poolId: PoolId } {
   const reader = ObjectReader.strict(parseJson(text));
   const version = reader.integer('version', { min: 1 });
   if (version !== formatVersion) {

@@ -5,10 +5,11 @@ import type { ExportRegistry, VolumePool } from '../exports/export.registry.js';
 /** What a report is made of. */
 export interface NodeReportSources {
   readonly nodeId: NodeId;
+  readonly poolId: PoolId;
   readonly nodeName: string;
   readonly version: string;
   readonly poolDirectory: string;
-  readonly pool: Pick<VolumePool, 'poolId' | 'list' | 'capacity'>;
+  readonly pool: Pick<VolumePool, 'list' | 'capacity'>;
   readonly registry: Pick<ExportRegistry, 'listExports'>;
 }
 
@@ -18,13 +19,13 @@ export class NodeReport {
 
   /** Throws when the pool's file system or the reactor does not answer. */
   async describe(): Promise<AgentNode> {
-    const { nodeId, nodeName, version, poolDirectory, pool, registry } = this.sources;
+    const { nodeId, poolId, nodeName, version, poolDirectory, pool, registry } = this.sources;
     const [capacity, exports] = await Promise.all([pool.capacity(), registry.listExports()]);
     return {
       id: nodeId,
       name: nodeName,
       version,
-      pools: [{ id: pool.poolId, directory: poolDirectory, ...capacity, volumes: pool.list().length }],
+      pools: [{ id: poolId, directory: poolDirectory, ...capacity, volumes: pool.list().length }],
       exports: {
         total: exports.length,
         connected: exports.filter(({ state }) => state === 'connected').length,

@@ -1,16 +1,18 @@
 import { mkdir } from 'node:fs/promises';
-import { armFaultPoints, type NodeId } from '@cairn/domain';
+import { armFaultPoints, isId, type NodeId, type PoolId } from '@cairn/domain';
 import { Reactor } from '@cairn/block-export';
 import { VolumeStore } from '@cairn/storage';
 import type { DataPlaneConfig } from '../config.js';
 import { ExportRegistry } from '../exports/export.registry.js';
 import { startRefusalOf } from '../exports/storage-refusals.js';
 import { VolumeStates } from '../exports/volume-states.js';
+import { StartRefused } from '../start-refused.js';
 import { openNodeIdentity } from './node.identity.js';
 
 /** What the data plane serves with, open and restored. */
 export interface OpenNode {
   readonly nodeId: NodeId;
+  readonly poolId: PoolId;
   readonly store: VolumeStore;
   readonly reactor: Reactor;
   readonly registry: ExportRegistry;
@@ -29,7 +31,14 @@ const drainTimeoutMs = 10_000;
 export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
   const store = await openStore(config);
   try {
-    const nodeId = await openNodeIdentity(config.stateDirectory, store.poolId);
+    const { poolId } = store;
+    if (!isId('pool', poolId)) {
+      throw new StartRefused(
+        `${config.poolDirectory} calls itself ${poolId}`,
+        'put the pool back from a backup',
+      );
+    }
+    const nodeId = await openNodeIdentity(config.stateDirectory, poolId);
     const states = await VolumeStates.open(config.stateDirectory);
     await mkdir(config.socketDirectory, { recursive: true, mode: 0o750 });
     const reactor = await Reactor.start();
@@ -46,7 +55,7 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
       await reactor.stop({ drainTimeoutMs });
       await store.close();
     };
-    return { nodeId, store, reactor, registry, close };
+    return { nodeId, poolId, store, reactor, registry, close };
   } catch (error) {
     await store.close();
     throw error;
