@@ -431,6 +431,23 @@ static napi_value UnixConnect(napi_env env, napi_callback_info info) {
   return ret(env, fd);
 }
 
+/* unixProbe(path): 1 somebody listens there, 0 nobody does (refused, or no such file), else -errno; never waits */
+static napi_value UnixProbe(napi_env env, napi_callback_info info) {
+  call_t c = begin(env, info);
+  char path[512];
+  str(&c, 0, path, sizeof path);
+  CHECK(c);
+  struct sockaddr_un a;
+  int e = address(path, &a);
+  if (e < 0) return ret(env, e);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return ret(env, -errno);
+  e = connect(fd, (struct sockaddr *)&a, sizeof a) < 0 ? errno : 0;
+  close(fd);
+  if (e == 0 || e == EAGAIN) return ret(env, 1); /* EAGAIN: its backlog is full */
+  return ret(env, e == ECONNREFUSED || e == ENOENT ? 0 : -e);
+}
+
 /* accept(fd): non-blocking connection */
 static napi_value Accept(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
@@ -494,7 +511,8 @@ static napi_value Receive(napi_env env, napi_callback_info info) {
   return ret(env, got);
 }
 
-/* send(fd, from: Uint8Array, offset, length, fds: Int32Array, fdCount): bytes sent */
+/* send(fd, from: Uint8Array, offset, length, fds: Int32Array, fdCount): bytes sent; -EAGAIN when there is no room.
+ * Never waits, whatever the socket's flags: whoever handed us its other end may change them at any time. */
 static napi_value Send(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
   int64_t fd = num(&c, 0);
@@ -523,7 +541,7 @@ static napi_value Send(napi_env env, napi_callback_info info) {
     memcpy(CMSG_DATA(h), fds, sizeof(int) * (size_t)count);
   }
   ssize_t sent;
-  do sent = sendmsg((int)fd, &m, MSG_NOSIGNAL);
+  do sent = sendmsg((int)fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
   while (sent < 0 && errno == EINTR);
   return sys(env, sent);
 }
@@ -634,6 +652,7 @@ NAPI_MODULE_INIT() {
       {"memfd", Memfd},
       {"unixListen", UnixListen},
       {"unixConnect", UnixConnect},
+      {"unixProbe", UnixProbe},
       {"accept", Accept},
       {"socketPair", SocketPair},
       {"receive", Receive},

@@ -43,10 +43,13 @@ export interface Native {
   memfd(name: string, sizeBytes: number): number;
   unixListen(path: string, backlog: number, mode: number): number;
   unixConnect(path: string): number;
+  /** Does somebody listen there? 1, or 0 when that is certain not to be so; never waits. */
+  unixProbe(path: string): number;
   accept(fd: number): number;
   socketPair(out: Int32Array): number;
   /** Bytes received, 0 at the end of the stream; `fds[0]` descriptors came and follow it. */
   receive(fd: number, into: Uint8Array, offset: number, length: number, fds: Int32Array): number;
+  /** Bytes sent; -EAGAIN when there is no room, also on a socket that blocks. */
   send(
     fd: number,
     from: Uint8Array,
