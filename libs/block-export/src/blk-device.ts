@@ -27,6 +27,9 @@ export const IO_COMPLETION = 1;
 /** Chains taken from one ring in one round, so that a busy ring does not starve the others of its reactor. */
 const ROUND_BUDGET = 64;
 
+/** Descriptors for which a chain counts as one more of the round's budget: what it costs grows with its length. */
+const BUDGET_DESCRIPTORS = 32;
+
 /** Slots that guests' requests leave free, for flushes of our own. */
 export const RESERVED_SLOTS = 8;
 
@@ -203,13 +206,15 @@ export class BlkDevice implements VhostUserBackend {
     if (!queue || this.paused || ring.stopping || ring.broken) return 0;
     const { slots, uring } = this.host;
     let taken = 0;
+    let budget = ROUND_BUDGET;
     try {
-      while (taken < ROUND_BUDGET && slots.available > RESERVED_SLOTS && uring.room > 2 && !this.paused) {
+      while (budget > 0 && slots.available > RESERVED_SLOTS && uring.room > 2 && !this.paused) {
         const head = queue.peekAvail();
         if (head < 0) break;
         request.parse(queue.chain);
         queue.take(head);
         taken += 1;
+        budget -= 1 + ((queue.chain.count / BUDGET_DESCRIPTORS) | 0);
         this.start(ring, head);
       }
     } catch (error) {
@@ -259,8 +264,9 @@ export class BlkDevice implements VhostUserBackend {
         slots.kind[slot] = SLOT.FLUSH;
         return this.submitFlush(slot);
       case BLK_TYPE.GET_ID: {
-        const count = request.writeSegments(queue!.chain, slots.listFor(slot, request.segmentCount), 0);
-        return this.answerId(slot, count, request.dataBytes);
+        const list = slots.listFor(slot, request.segmentCount);
+        if (!list) return this.fault(slot, 'no-memory');
+        return this.answerId(slot, request.writeSegments(queue!.chain, list, 0), request.dataBytes);
       }
       default:
         return this.finish(slot, BLK_STATUS.UNSUPP);
@@ -283,7 +289,9 @@ export class BlkDevice implements VhostUserBackend {
     slots.offset[slot] = request.sector * SECTOR_BYTES;
     slots.remaining[slot] = request.dataBytes;
     slots.first[slot] = 0;
-    slots.segments[slot] = request.writeSegments(queue!.chain, slots.listFor(slot, request.segmentCount), 0);
+    const list = slots.listFor(slot, request.segmentCount);
+    if (!list) return this.fault(slot, 'no-memory');
+    slots.segments[slot] = request.writeSegments(queue!.chain, list, 0);
     // Trusted from here: every address in the list is mapped guest memory, and the range lies inside the volume.
     if (this.file.memoryMask !== 0 && !this.aligned(slot)) return this.startBounce(slot, write);
     return this.submit(slot);
@@ -408,7 +416,8 @@ export class BlkDevice implements VhostUserBackend {
 
   private startBounce(slot: number, write: boolean): void {
     const { slots } = this.host;
-    const bounce = new BounceBuffer(this.file.offsetMask);
+    const bounce = BounceBuffer.make(this.file.offsetMask);
+    if (!bounce) return this.fault(slot, 'no-memory');
     this.bounces.set(slot, bounce);
     slots.kind[slot] = write ? SLOT.BOUNCE_WRITE : SLOT.BOUNCE_READ;
     bounce.frame(slots.offset[slot]!, slots.remaining[slot]!);

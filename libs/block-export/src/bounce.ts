@@ -1,4 +1,4 @@
-import { check, native } from '@cairn/native';
+import { native } from '@cairn/native';
 import type { RequestSlots } from './request-slots.js';
 
 /** Most bytes that one step moves through a bounce buffer. */
@@ -7,9 +7,7 @@ export const BOUNCE_BYTES = 1024 * 1024;
 /** Aligned memory of our own for a request whose buffers O_DIRECT cannot take. Rare, so made for each request. */
 export class BounceBuffer {
   readonly bytes: Uint8Array;
-  private readonly address: number;
   private readonly buffer: ArrayBuffer;
-  private readonly sizeBytes: number;
   /** Where this step's data starts in the file, aligned down, and its length, aligned up. */
   start = 0;
   length = 0;
@@ -17,11 +15,20 @@ export class BounceBuffer {
   skip = 0;
   count = 0;
 
-  constructor(private readonly offsetMask: number) {
-    this.sizeBytes = BOUNCE_BYTES + 2 * (offsetMask + 1);
-    this.address = check('mmap', native.mapShared(-1, 0, this.sizeBytes));
-    this.buffer = native.view(this.address, this.sizeBytes);
+  private constructor(
+    private readonly offsetMask: number,
+    private readonly address: number,
+    private readonly sizeBytes: number,
+  ) {
+    this.buffer = native.view(address, sizeBytes);
     this.bytes = new Uint8Array(this.buffer);
+  }
+
+  /** `offsetMask`: alignment of offsets and lengths, minus 1. Undefined when there is no memory. */
+  static make(offsetMask: number): BounceBuffer | undefined {
+    const sizeBytes = BOUNCE_BYTES + 2 * (offsetMask + 1);
+    const address = native.mapShared(-1, 0, sizeBytes);
+    return address < 0 ? undefined : new BounceBuffer(offsetMask, address, sizeBytes);
   }
 
   get addressLow(): number {

@@ -1,10 +1,10 @@
-import { closeSync, lstatSync, unlinkSync } from 'node:fs';
+import { closeSync, fstatSync, lstatSync, unlinkSync } from 'node:fs';
 import { check, native } from '@cairn/native';
 import { Session, type VhostUserError } from '@cairn/vhost-user';
 import { BlkDevice } from './blk-device.js';
 import type { ExportSpec, ExportStatus } from './reactor-protocol.js';
 import type { ReactorLoop } from './reactor-loop.js';
-import { openVolumeFile } from './volume-file.js';
+import { openVolumeFile, volumeUnitBytes, type VolumeFile } from './volume-file.js';
 
 const SOCKET_MODE = 0o600;
 const EADDRINUSE = 98;
@@ -13,6 +13,7 @@ const EAGAIN = 11;
 /** One served volume: its file, its listening socket, and the one front-end that is connected, if any. */
 export class Export {
   readonly device: BlkDevice;
+  private readonly file: VolumeFile;
   private readonly listenFd: number;
   private readonly ownsSocketFile: boolean;
   private acceptSource: number | undefined;
@@ -21,23 +22,22 @@ export class Export {
   private lastDisconnect: string | undefined;
   private readonly disconnects = new Map<string, number>();
   private readonly closeWaiters: (() => void)[] = [];
-  private closing = false;
+  private ending = false;
 
   /** Opens the file and listens. Throws an Error that says what is wrong; then nothing is left open. */
   constructor(
     private readonly loop: ReactorLoop,
     private readonly spec: ExportSpec,
   ) {
-    const file = openVolumeFile(spec.filePath, spec);
+    this.file = openVolumeFile(spec.filePath, spec);
     try {
       this.ownsSocketFile = spec.socketFd === undefined;
-      this.listenFd = spec.socketFd ?? listen(spec.socketPath);
+      this.listenFd = spec.socketFd === undefined ? listen(spec.socketPath) : inherited(spec.socketFd);
     } catch (error) {
-      closeSync(file.fd);
+      closeSync(this.file.fd);
       throw error;
     }
-    native.setNonblocking(this.listenFd, 1);
-    this.device = new BlkDevice(loop, { file, ...spec });
+    this.device = new BlkDevice(loop, { file: this.file, ...spec });
     this.awaitFrontEnd();
   }
 
@@ -46,7 +46,21 @@ export class Export {
     if (this.session?.memoryFaulted) this.session.close(makeReason());
   }
 
+  /** Is it on its way out? `close` tells when it is gone. */
+  get closing(): boolean {
+    return this.ending;
+  }
+
+  /** Announces a greater size. Throws when the file does not have it, or when it is smaller than now. */
   resize(sizeBytes: number): void {
+    const fileBytes = fstatSync(this.file.fd).size;
+    const unit = volumeUnitBytes(this.file);
+    if (!Number.isSafeInteger(sizeBytes) || sizeBytes % unit !== 0)
+      throw new Error(`the size must be a multiple of ${unit} bytes, not ${sizeBytes}`);
+    if (sizeBytes < this.device.sizeBytes)
+      throw new Error(`the volume has ${this.device.sizeBytes} bytes; volumes never shrink`);
+    if (sizeBytes > fileBytes)
+      throw new Error(`${this.spec.filePath} has ${fileBytes} bytes, not ${sizeBytes}: grow it first`);
     this.device.setCapacity(sizeBytes);
     this.session?.notifyConfigChange();
   }
@@ -70,8 +84,8 @@ export class Export {
   /** Stops listening, drains and disconnects the front-end, then calls `done`. What was completed is flushed. */
   close(done: () => void): void {
     this.closeWaiters.push(done);
-    if (this.closing) return;
-    this.closing = true;
+    if (this.ending) return;
+    this.ending = true;
     if (this.acceptSource !== undefined) this.loop.unwatch(this.acceptSource);
     if (this.session) this.session.close();
     else this.release();
@@ -82,7 +96,7 @@ export class Export {
   }
 
   private accept(): void {
-    if (this.session || this.closing) return;
+    if (this.session || this.ending) return;
     const fd = native.accept(this.listenFd);
     if (fd < 0) {
       if (fd !== -EAGAIN) this.noteDisconnect('accept-failed');
@@ -92,9 +106,20 @@ export class Export {
     this.loop.unwatch(this.acceptSource!);
     this.acceptSource = undefined;
     this.device.reset();
-    const session = new Session(fd, this.device, (reason) => this.disconnected(reason));
+    const session = new Session(
+      fd,
+      this.device,
+      (reason) => this.disconnected(reason),
+      () => this.hear(session),
+    );
     this.session = session;
-    this.sessionSource = this.loop.watch(fd, () => session.onReadable());
+    this.hear(session);
+  }
+
+  /** Has the session told of what its socket has to say now (watching anew finds what is there) and later. */
+  private hear(session: Session): void {
+    if (this.sessionSource !== undefined) this.loop.unwatch(this.sessionSource);
+    this.sessionSource = this.loop.watch(session.fd, () => session.onReadable());
   }
 
   private disconnected(reason: VhostUserError | undefined): void {
@@ -102,7 +127,7 @@ export class Export {
     this.sessionSource = undefined;
     this.session = undefined;
     if (reason) this.noteDisconnect(reason.fault, reason.message);
-    if (this.closing) this.release();
+    if (this.ending) this.release();
     else this.awaitFrontEnd();
   }
 
@@ -115,7 +140,7 @@ export class Export {
     const end = (): void => {
       this.device.close();
       closeSync(this.listenFd);
-      if (this.ownsSocketFile && this.spec.socketPath !== undefined) unlinkIfThere(this.spec.socketPath);
+      if (this.ownsSocketFile && this.spec.socketPath !== undefined) removeSocket(this.spec.socketPath);
       for (const done of this.closeWaiters.splice(0)) done();
     };
     if (this.spec.readOnly) end();
@@ -129,21 +154,27 @@ const listen = (path: string | undefined): number => {
   let fd = native.unixListen(path, 16, SOCKET_MODE);
   if (fd === -EADDRINUSE) {
     if (!lstatSync(path).isSocket()) throw new Error(`${path} exists and is not a socket; move it away`);
-    const other = native.unixConnect(path);
-    if (other >= 0) {
-      closeSync(other);
-      throw new Error(`another process listens on ${path}; stop it or choose another path`);
-    }
+    // Only a refused connection proves that nobody listens; a full backlog, say, or another user's socket does not.
+    const nobody = check(`connect to ${path}`, native.unixProbe(path)) === 0;
+    if (!nobody) throw new Error(`another process listens on ${path}; stop it or choose another path`);
     unlinkSync(path);
     fd = native.unixListen(path, 16, SOCKET_MODE);
   }
   return check(`listen on ${path}`, fd);
 };
 
-const unlinkIfThere = (path: string): void => {
+/** Checks a socket that was handed down to this process: it must be one, or polling it would never rest. */
+const inherited = (fd: number): number => {
+  check(`use descriptor ${fd}`, native.setNonblocking(fd, 1));
+  if (!fstatSync(fd).isSocket()) throw new Error(`descriptor ${fd} is not a socket`);
+  return fd;
+};
+
+/** Removes a socket file as far as it can be: one that stays is replaced by whoever listens there next. */
+const removeSocket = (path: string): void => {
   try {
     unlinkSync(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  } catch {
+    // Gone already, or its directory was taken away from us; no other guest of this thread may suffer from that.
   }
 };

@@ -128,7 +128,8 @@ export class ReactorLoop implements DeviceHost {
     }
   };
 
-  private round(): void {
+  /** One round; what `run` does until it is stopped. Sleeps when there is nothing to do. */
+  round(): void {
     const { uring } = this;
     const taken = this.poll();
     const reaped = uring.reap(this.onCompletion);
@@ -177,7 +178,9 @@ export class ReactorLoop implements DeviceHost {
     const start = native.clockMicros();
     for (let turn = 1; ; turn += 1) {
       for (let index = 0; index < active.length; index += 1) {
-        if (active[index]!.queue!.hasAvail()) return true;
+        const ring = active[index]!;
+        // What a broken ring holds is never taken: looking at it would keep the thread awake for ever.
+        if (!ring.broken && ring.queue!.hasAvail()) return true;
       }
       if (uring.hasCompletions()) return true;
       if (turn % CLOCK_EVERY === 0 && ((native.clockMicros() - start) | 0) >= this.pollMicros) return false;

@@ -12,11 +12,17 @@ const start = workerData as ReactorStart;
 const loop = new ReactorLoop(start.pollMicros);
 const exports = new Map<string, Export>();
 
-const obey = (command: ReactorCommand, answer: (more?: Partial<AnswerMessage>) => void): void => {
+type Answer = (more?: Partial<AnswerMessage>) => void;
+
+const obey = (command: ReactorCommand, answer: Answer): void => {
   switch (command.kind) {
-    case 'add':
-      if (!exports.has(command.spec.id)) exports.set(command.spec.id, new Export(loop, command.spec));
+    case 'add': {
+      const found = exports.get(command.spec.id);
+      // One that is on its way out serves nobody: the new one takes its place when it is gone.
+      if (found?.closing) return found.close(() => attempt(command, answer));
+      if (!found) exports.set(command.spec.id, new Export(loop, command.spec));
       return answer();
+    }
     case 'remove': {
       const found = exports.get(command.id);
       if (!found) return answer();
@@ -25,9 +31,12 @@ const obey = (command: ReactorCommand, answer: (more?: Partial<AnswerMessage>) =
         answer();
       });
     }
-    case 'resize':
-      exports.get(command.id)?.resize(command.sizeBytes);
+    case 'resize': {
+      const found = exports.get(command.id);
+      if (!found) throw new Error(`there is no export ${command.id}`);
+      found.resize(command.sizeBytes);
       return answer();
+    }
     case 'status':
       return answer({ statuses: [...exports.values()].map((one) => one.status()) });
     case 'stop': {
@@ -49,16 +58,19 @@ const obey = (command: ReactorCommand, answer: (more?: Partial<AnswerMessage>) =
   }
 };
 
+const attempt = (command: ReactorCommand, answer: Answer): void => {
+  try {
+    obey(command, answer);
+  } catch (error) {
+    answer({ error: error instanceof Error ? error.message : String(error) });
+  }
+};
+
 const onControl = (): void => {
   native.consume(start.controlFd);
   for (let next = receiveMessageOnPort(port); next; next = receiveMessageOnPort(port)) {
     const { sequence, command } = next.message as CommandMessage;
-    const answer = (more: Partial<AnswerMessage> = {}): void => port.postMessage({ sequence, ...more });
-    try {
-      obey(command, answer);
-    } catch (error) {
-      answer({ error: error instanceof Error ? error.message : String(error) });
-    }
+    attempt(command, (more = {}) => port.postMessage({ sequence, ...more }));
   }
 };
 

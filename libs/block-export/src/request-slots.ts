@@ -111,11 +111,15 @@ export class RequestSlots {
     this.freeCount += 1;
   }
 
-  /** Room for `segments` scatter entries, as 32-bit words; more than SLOT_SEGMENTS get memory of their own. */
-  listFor(slot: number, segments: number): Uint32Array {
+  /**
+   * Room for `segments` scatter entries, as 32-bit words; more than SLOT_SEGMENTS get memory of their own. Undefined
+   * when there is no memory.
+   */
+  listFor(slot: number, segments: number): Uint32Array | undefined {
     if (segments <= SLOT_SEGMENTS) return this.lists[slot]!;
     const bytes = segments * IOVEC_BYTES;
-    const address = check('mmap', native.mapShared(-1, 0, bytes));
+    const address = native.mapShared(-1, 0, bytes);
+    if (address < 0) return undefined;
     const buffer = native.view(address, bytes);
     this.long.set(slot, { address, bytes, buffer });
     this.lists[slot] = new Uint32Array(buffer);

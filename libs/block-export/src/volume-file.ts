@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, ftruncateSync, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, statSync } from 'node:fs';
 import { check, native } from '@cairn/native';
 
 /** How a volume's file is reached: past the page cache, or through it. A flush is an fdatasync either way. */
@@ -14,6 +14,10 @@ export interface VolumeFile {
   offsetMask: number;
 }
 
+/** What a volume's size must be a multiple of, in bytes. */
+export const volumeUnitBytes = (file: Pick<VolumeFile, 'offsetMask'>): number =>
+  Math.max(SECTOR_BYTES, file.offsetMask + 1);
+
 const FALLBACK_ALIGNMENT = 4096; // where statx tells nothing: what every device takes
 const SECTOR_BYTES = 512;
 
@@ -28,9 +32,8 @@ export const openVolumeFile = (
   const fd = open(path, flags, direct);
   try {
     const file = fstatSync(fd);
-    if (!file.isFile()) throw new Error(`${path} is not a regular file; only files can be exported`);
     const [memory, offset] = direct ? alignmentOf(fd) : [1, 1];
-    const unit = Math.max(SECTOR_BYTES, offset);
+    const unit = volumeUnitBytes({ offsetMask: offset - 1 });
     if (file.size === 0 || file.size % unit !== 0) {
       throw new Error(
         `${path} has ${file.size} bytes; a volume must be a multiple of ${unit} bytes (give --size)`,
@@ -60,6 +63,9 @@ export const ensureVolumeFile = (path: string, sizeBytes: number): void => {
 };
 
 const open = (path: string, flags: number, direct: boolean): number => {
+  // Before it is opened: opening a FIFO waits for its other end, and this thread must never wait.
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() === false)
+    throw new Error(`${path} is not a regular file; only files can be exported`);
   try {
     return openSync(path, flags);
   } catch (cause) {

@@ -47,6 +47,9 @@ const PROTOCOL_FEATURES =
 
 const NO_FDS = new Int32Array(1);
 
+/** Messages handled in one go, so that a front-end that never stops talking does not hold the thread. */
+const MESSAGES_AT_ONCE = 32;
+
 /** Serves one front-end's connection; `onReadable` is called when its socket has something to say. */
 export class Session {
   private readonly connection: Connection;
@@ -58,11 +61,15 @@ export class Session {
   private waiting = false;
   private closing = false;
 
-  /** Owns `fd` from now on. `onClosed` is called once, when everything of this front-end is released. */
+  /**
+   * Owns `fd` from now on. `onClosed` is called once, when everything of this front-end is released; `onMore` when
+   * `onReadable` left messages in the socket and is to be called again, after others had their turn.
+   */
   constructor(
     fd: number,
     private readonly backend: VhostUserBackend,
     private readonly onClosed: (reason: VhostUserError | undefined) => void,
+    private readonly onMore: () => void,
   ) {
     this.connection = new Connection(fd);
     this.vrings = Array.from({ length: backend.queueCount }, (_, index) => new Vring(index));
@@ -77,10 +84,11 @@ export class Session {
     return this.mapped?.faulted ?? false;
   }
 
-  /** Handles every message that is there. Never throws: a front-end that breaks the protocol is disconnected. */
+  /** Handles the messages that are there. Never throws: a front-end that breaks the protocol is disconnected. */
   onReadable(): void {
     try {
-      while (!this.waiting && !this.closing) {
+      for (let handled = 0; !this.waiting && !this.closing; handled += 1) {
+        if (handled === MESSAGES_AT_ONCE) return this.onMore();
         const next = this.connection.next();
         if (next === undefined) return;
         if (next === 'closed') {
@@ -205,9 +213,12 @@ export class Session {
       if (this.vrings.some((vring) => vring.running)) throw new VhostUserError('vring-running');
       this.features = features;
       this.backend.setFeatures(features);
-      // vhost-user spec, "Ring states": without protocol features rings are enabled from the start.
-      if (!features.has(FEATURE.VHOST_USER_PROTOCOL_FEATURES)) {
-        for (const vring of this.vrings) vring.enabled = true;
+    }
+    // vhost-user spec, "Ring states": without protocol features rings are enabled from the start.
+    if (!features.has(FEATURE.VHOST_USER_PROTOCOL_FEATURES)) {
+      for (const vring of this.vrings) {
+        vring.enabled = true;
+        this.startIfReady(vring);
       }
     }
     this.acknowledge(message, 0);

@@ -1,0 +1,335 @@
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
+import { check, native } from '@cairn/native';
+import { FakeBlkDisk, FakeFrontend } from '@cairn/vhost-user/testing';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Export } from './export.js';
+import type { ExportSpec } from './reactor-protocol.js';
+import { ReactorLoop } from './reactor-loop.js';
+import { ensureVolumeFile } from './volume-file.js';
+
+const MIB = 2 ** 20;
+const openDescriptors = () => readdirSync('/proc/self/fd').length;
+
+describe('an export on its loop', () => {
+  let before: number;
+  let directory: string;
+  let filePath: string;
+  let socketPath: string;
+  let loop: ReactorLoop;
+  let exports: Export[];
+  let disks: FakeBlkDisk[];
+  let sleeps: number;
+
+  beforeEach(() => {
+    before = openDescriptors();
+    directory = mkdtempSync(join(tmpdir(), 'cairn-export-'));
+    filePath = join(directory, 'disk.img');
+    socketPath = join(directory, 'disk.sock');
+    ensureVolumeFile(filePath, MIB);
+    // The loop runs on this thread, round by round; where it would sleep it goes on at once, and that is counted.
+    loop = new ReactorLoop(32);
+    sleeps = 0;
+    const { uring } = loop;
+    const enter = uring.enter.bind(uring);
+    uring.enter = (minComplete) => {
+      if (minComplete > 0) sleeps += 1;
+      enter(0, 0);
+    };
+    exports = [];
+    disks = [];
+  });
+  afterEach(async () => {
+    for (const disk of disks) disk.close();
+    for (const one of exports) await during(closed(one));
+    loop.stop();
+    loop.run();
+    rmSync(directory, { recursive: true, force: true });
+    expect(openDescriptors()).toBe(before);
+  });
+
+  const during = async <T>(work: Promise<T>): Promise<T> => {
+    const progress = { done: false };
+    const end = work.finally(() => {
+      progress.done = true;
+    });
+    end.catch(() => undefined);
+    while (!progress.done) {
+      loop.round();
+      await setImmediate();
+    }
+    return end;
+  };
+  const rounds = (count: number) => {
+    for (let round = 0; round < count; round += 1) loop.round();
+  };
+  const closed = (one: Export) => new Promise<void>((resolve) => one.close(resolve));
+  const serve = (more: Partial<ExportSpec> = {}) => {
+    const spec: ExportSpec = {
+      id: 'one',
+      filePath,
+      socketPath,
+      readOnly: false,
+      numQueues: 2,
+      cache: 'writeback',
+      serial: 'vol-0123456789abcdef',
+      ...more,
+    };
+    const one = new Export(loop, spec);
+    exports.push(one);
+    return one;
+  };
+  const attach = async (options: Parameters<typeof FakeBlkDisk.open>[1] = {}, path = socketPath) => {
+    const disk = await during(FakeBlkDisk.open(path, options));
+    disks.push(disk);
+    return disk;
+  };
+
+  it('serves a front-end, and sleeps when there is nothing to do', async () => {
+    const one = serve();
+    const disk = await attach();
+    await during(disk.write(4096, Buffer.alloc(4096, 7)));
+    await during(disk.flush());
+    expect((await during(disk.read(4096, 512))).every((byte) => byte === 7)).toBe(true);
+    expect(readFileSync(filePath).subarray(4095, 4098)).toEqual(Buffer.from([0, 7, 7]));
+    expect(one.status()).toMatchObject({ connected: true, requests: 3, bytesWritten: 4096, bytesRead: 512 });
+    rounds(20);
+    const slept = sleeps;
+    rounds(20);
+    expect(sleeps - slept).toBe(20);
+    // Nobody looks at the ring now: only its kick can wake the loop.
+    expect((await during(disk.read(0, 512))).length).toBe(512);
+  });
+
+  it('goes to sleep although a ring that its driver broke has chains left', async () => {
+    const one = serve();
+    const disk = await attach({ numQueues: 2 });
+    const { driver } = disk.queues[0]!;
+    driver.setAvailIdx((driver.availIdx + 1000) & 0xffff);
+    disk.queues[0]!.kick();
+    for (let round = 0; round < 1000 && !disk.queues[0]!.sawError(); round += 1) loop.round();
+    expect(one.status().faultsByName).toEqual({ 'avail-idx-overrun': 1 });
+    rounds(20);
+    const slept = sleeps;
+    rounds(20);
+    expect(sleeps - slept).toBe(20);
+    expect((await during(disk.read(0, 512, { queue: 1 }))).length).toBe(512);
+  });
+
+  it('completes more requests at once than it has slots, from two rings', async () => {
+    serve();
+    writeFileSync(filePath, Buffer.alloc(MIB, 0x5a));
+    const disk = await attach({ numQueues: 2, queueSize: 1024, timeoutMs: 60_000 });
+    for (const queue of disk.queues) queue.corked = true;
+    const framing = { indirectAfter: 0 };
+    const reads = Array.from({ length: 1400 }, (_, index) =>
+      disk.read((index % 2048) * 512, 512, { queue: index % 2, framing }),
+    );
+    for (const queue of disk.queues) disk.uncork(queue);
+    const parts = await during(Promise.all(reads));
+    expect(parts.every((part) => part[0] === 0x5a)).toBe(true);
+    expect(loop.inKernel).toBe(0);
+  });
+
+  it('keeps neighbours in one block apart when it must read before it writes (O_DIRECT)', async () => {
+    const one = serve({ cache: 'direct' });
+    const disk = await attach({ numQueues: 2 });
+    const sectors = Array.from({ length: 64 }, (_, index) => index);
+    await during(
+      Promise.all(
+        sectors.map((index) =>
+          disk.write(index * 512, Buffer.alloc(512, index + 1), {
+            queue: index % 2,
+            framing: { alignBytes: 1 },
+          }),
+        ),
+      ),
+    );
+    const bytes = readFileSync(filePath);
+    expect(sectors.map((index) => [bytes[index * 512], bytes[index * 512 + 511]])).toEqual(
+      sectors.map((index) => [index + 1, index + 1]),
+    );
+    expect(one.status().errorsByName).toEqual({});
+  });
+
+  it('serves the next front-end when the one before has gone, one at a time', async () => {
+    const one = serve();
+    const first = await attach();
+    const second = FakeBlkDisk.open(socketPath);
+    rounds(20);
+    expect(one.status()).toMatchObject({ connected: true, requests: 0 });
+    first.close();
+    disks.push(await during(second));
+    expect(await during(disks[1]!.getId())).toBe('vol-0123456789abcdef');
+  });
+
+  it('survives a front-end that comes and goes a hundred times', async () => {
+    const one = serve();
+    for (let visit = 0; visit < 100; visit += 1) {
+      const frontend = FakeFrontend.connect(socketPath);
+      if (visit % 3 === 0) frontend.stream.sendBytes(Uint8Array.of(1, 0, 0));
+      frontend.close();
+      rounds(10);
+    }
+    expect(one.status()).toMatchObject({ connected: false, faultsByName: { 'message-truncated': 34 } });
+    const disk = await attach();
+    expect((await during(disk.read(0, 512))).length).toBe(512);
+  });
+
+  it('does not let a front-end that never stops talking keep another one waiting', async () => {
+    serve();
+    const other = serve({ id: 'two', socketPath: `${socketPath}2` });
+    const disk = await attach({}, `${socketPath}2`);
+    const talker = FakeFrontend.connect(socketPath);
+    const owner = Buffer.from('030000000100000000000000', 'hex');
+    const burst = Buffer.concat(Array.from({ length: 2000 }, () => owner));
+    let sent = 0;
+    // Whenever the loop has read, there is more, as from a process that does nothing else.
+    const receive = native.receive.bind(native);
+    Object.assign(native, {
+      receive: (...args: Parameters<typeof receive>) => {
+        if (sent < 20_000 && native.send(talker.stream.fd, burst, 0, burst.length, new Int32Array(1), 0) > 0)
+          sent += 1;
+        return receive(...args);
+      },
+    });
+    try {
+      const read = disk.read(0, 512);
+      for (let round = 0; round < 200; round += 1) {
+        loop.round();
+        await setImmediate();
+      }
+      expect((await read).length).toBe(512);
+      expect(other.status().requests).toBe(1);
+    } finally {
+      Object.assign(native, { receive });
+      talker.close();
+    }
+  });
+
+  describe('listening', () => {
+    it('makes a socket of mode 0600 and removes it at the end', async () => {
+      const one = serve();
+      expect(statSync(socketPath).mode & 0o777).toBe(0o600);
+      await during(closed(one));
+      expect(existsSync(socketPath)).toBe(false);
+      exports = [];
+    });
+
+    it('replaces a socket that a dead process left behind', async () => {
+      closeSync(check('listen', native.unixListen(socketPath, 1, 0o600)));
+      serve();
+      await attach();
+    });
+
+    it('leaves a socket alone on which somebody listens, even one who does not answer', () => {
+      const live = check('listen', native.unixListen(socketPath, 0, 0o600));
+      const waiting = check('connect', native.unixConnect(socketPath));
+      // The backlog is full: whoever would wait for room in it would wait for ever.
+      expect(() => serve()).toThrow('another process listens');
+      expect(existsSync(socketPath)).toBe(true);
+      closeSync(waiting);
+      closeSync(live);
+    });
+
+    it('leaves a file alone that is no socket', () => {
+      writeFileSync(socketPath, 'precious');
+      expect(() => serve()).toThrow('is not a socket');
+      expect(readFileSync(socketPath, 'utf8')).toBe('precious');
+    });
+
+    it('listens on a socket that was handed down, and leaves its file', async () => {
+      const socketFd = check('listen', native.unixListen(socketPath, 1, 0o600));
+      const one = serve({ socketFd, socketPath: undefined });
+      (await attach()).close();
+      await during(closed(one));
+      expect(existsSync(socketPath)).toBe(true);
+      exports = [];
+    });
+
+    it('refuses a descriptor that is no socket, or not open', () => {
+      const file = openSync(filePath, 'r');
+      expect(() => serve({ socketFd: file })).toThrow('is not a socket');
+      expect(() => serve({ socketFd: 1_000_000 })).toThrow('EBADF');
+      closeSync(file);
+    });
+  });
+
+  describe('ending', () => {
+    it('lets requests in flight complete, then disconnects the front-end', async () => {
+      const one = serve();
+      const disk = await attach();
+      const write = disk.write(0, Buffer.alloc(4096, 9));
+      rounds(1);
+      await during(Promise.all([write.catch(() => undefined), closed(one)]));
+      expect(await during(disk.frontend.closedByBackend(1000))).toBe(true);
+      exports = [];
+    });
+
+    it('ends once for everybody who asked', async () => {
+      const one = serve();
+      await attach();
+      await during(Promise.all([closed(one), closed(one)]));
+      expect(one.closing).toBe(true);
+      exports = [];
+    });
+
+    it('lets go of a front-end that still waits to be served', async () => {
+      const one = serve();
+      await attach();
+      const waiting = FakeFrontend.connect(socketPath);
+      await during(closed(one));
+      expect(await waiting.closedByBackend(1000)).toBe(true);
+      waiting.close();
+      exports = [];
+    });
+
+    it('ends although its socket cannot be removed any more', async () => {
+      const folder = join(directory, 'sockets');
+      mkdirSync(folder);
+      const one = serve({ socketPath: join(folder, 'disk.sock') });
+      renameSync(folder, join(directory, 'elsewhere'));
+      writeFileSync(folder, ''); // now the path leads through a file
+      await during(closed(one));
+      exports = [];
+    });
+  });
+
+  describe('growing', () => {
+    it('tells the front-end of the new size', async () => {
+      const one = serve();
+      const disk = await attach();
+      truncateSync(filePath, 2 * MIB);
+      one.resize(2 * MIB);
+      await during(disk.frontend.nextConfigChange(1000));
+      expect((await during(disk.readConfig())).capacitySectors).toBe(4096);
+      await during(disk.write(2 * MIB - 512, Buffer.alloc(512, 3)));
+    });
+
+    it.each([
+      ['smaller than now', MIB - 4096, 'never shrink'],
+      ['more than the file has', 2 * MIB, 'grow it first'],
+      ['not in whole sectors', MIB + 1, 'multiple of 512'],
+      ['no number', Number.NaN, 'multiple of 512'],
+    ])('refuses a size that is %s', (_, sizeBytes, reason) => {
+      const one = serve();
+      expect(() => one.resize(sizeBytes)).toThrow(reason);
+      expect(one.status().sizeBytes).toBe(MIB);
+    });
+  });
+});

@@ -1,0 +1,191 @@
+import { closeSync, ftruncateSync, openSync, readdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { check, EFD_NONBLOCK, native } from '@cairn/native';
+import { afterEach, describe, expect, it } from 'vitest';
+import { MappedMemory, MAX_GPA_BYTES } from './memory-table.js';
+import type { RegionMessage } from './messages.js';
+import { VhostUserError } from './vhost-user-error.js';
+
+const PAGE = 4096;
+const U32 = 2 ** 32;
+
+const openDescriptors = () => readdirSync('/proc/self/fd').length;
+const memfd = (sizeBytes: number) => check('memfd', native.memfd('guest', sizeBytes));
+const region = (more: Partial<RegionMessage> = {}): RegionMessage => ({
+  gpa: 0,
+  sizeBytes: 2 * PAGE,
+  userAddress: 0x7f00_0000_0000,
+  mmapOffsetBytes: 0,
+  ...more,
+});
+
+describe('a front-end’s memory', () => {
+  const mapped: MappedMemory[] = [];
+  const map = (regions: RegionMessage[], fds = regions.map(() => memfd(4 * PAGE))) => {
+    const one = MappedMemory.map(regions, fds);
+    mapped.push(one);
+    return one;
+  };
+  const faultOf = (regions: RegionMessage[], fds?: number[]): string | undefined => {
+    try {
+      map(regions, fds);
+      return undefined;
+    } catch (error) {
+      if (error instanceof VhostUserError) return error.fault;
+      throw error;
+    }
+  };
+
+  afterEach(() => {
+    for (const one of mapped.splice(0)) one.unmap();
+  });
+
+  it('is mapped linearly, each region at its guest physical address', () => {
+    const fds = [memfd(2 * PAGE), memfd(4 * PAGE)];
+    const [low, high] = fds.map((fd) => native.view(native.mapShared(fd, 0, 2 * PAGE), 2 * PAGE));
+    const { memory, baseAddress } = map(
+      [
+        region(),
+        region({ gpa: U32 + 8 * PAGE, userAddress: 0x1000, sizeBytes: PAGE, mmapOffsetBytes: PAGE }),
+      ],
+      fds,
+    );
+    expect(baseAddress % U32).toBe(0);
+    memory.writeByte(5, 0, 0x11);
+    memory.writeByte(8 * PAGE + 6, 1, 0x22);
+    expect(new Uint8Array(low!)[5]).toBe(0x11);
+    expect(new Uint8Array(high!)[PAGE + 6]).toBe(0x22);
+    expect(memory.addressOf(8 * PAGE, 1)).toBe(baseAddress + U32 + 8 * PAGE);
+  });
+
+  it('closes every descriptor, whether it maps or refuses', () => {
+    const before = openDescriptors();
+    map([region(), region({ gpa: 8 * PAGE, userAddress: 0 })]);
+    expect(faultOf([region(), region()])).toBe('memory-regions-overlap');
+    expect(faultOf([region()], [memfd(PAGE), memfd(PAGE)])).toBe('descriptor-count-invalid');
+    expect(faultOf([], [memfd(PAGE)])).toBe('descriptor-count-invalid');
+    expect(openDescriptors()).toBe(before);
+  });
+
+  it('finds the guest physical address of a user address inside one region, to the last byte', () => {
+    const one = map([
+      region({ gpa: 16 * PAGE, userAddress: 0x5000 }),
+      region({ gpa: 32 * PAGE, userAddress: 0x5000 + 2 * PAGE }),
+    ]);
+    expect(one.gpaOf(0x5000, 2 * PAGE)).toBe(16 * PAGE);
+    expect(one.gpaOf(0x5000 + 2 * PAGE - 1, 1)).toBe(18 * PAGE - 1);
+    expect(one.gpaOf(0x5000 + 2 * PAGE, 8)).toBe(32 * PAGE);
+    expect(one.gpaOf(0x5000 + 2 * PAGE - 1, 2)).toBeUndefined();
+    expect(one.gpaOf(0x4fff, 1)).toBeUndefined();
+    expect(one.gpaOf(0x5000 + 4 * PAGE, 1)).toBeUndefined();
+  });
+
+  it.each([
+    { name: 'an empty region', more: { sizeBytes: 0 } },
+    { name: 'a size that is not whole pages', more: { sizeBytes: PAGE + 1 } },
+    { name: 'a misaligned guest address', more: { gpa: 1 } },
+    { name: 'a misaligned offset', more: { mmapOffsetBytes: 512 } },
+    { name: 'a region past the end of its file', more: { sizeBytes: 5 * PAGE } },
+    { name: 'an offset past the end of its file', more: { mmapOffsetBytes: 3 * PAGE } },
+    { name: 'a guest address above 4 TiB', more: { gpa: MAX_GPA_BYTES - PAGE } },
+    { name: 'a guest address near 2^53', more: { gpa: 2 ** 53 - PAGE } },
+    { name: 'a user address that ends past 2^53', more: { userAddress: 2 ** 53 - PAGE } },
+    { name: 'a region of 256 GiB in a file of 16 KiB', more: { sizeBytes: 2 ** 38 } },
+  ])('refuses $name', ({ more }) => {
+    expect(faultOf([region(more)])).toBe('memory-region-invalid');
+  });
+
+  it('takes a region that ends exactly at 4 TiB', () => {
+    expect(faultOf([region({ gpa: MAX_GPA_BYTES - 2 * PAGE })])).toBeUndefined();
+  });
+
+  it.each([
+    { name: 'guest addresses', second: { userAddress: 0, gpa: PAGE } },
+    { name: 'user addresses', second: { gpa: 64 * PAGE, userAddress: 0x7f00_0000_0000 - PAGE } },
+    { name: 'guest addresses, one inside the other', second: { userAddress: 0, sizeBytes: PAGE } },
+  ])('refuses overlapping $name, in either order', ({ second }) => {
+    expect(faultOf([region(), region(second)])).toBe('memory-regions-overlap');
+    expect(faultOf([region(second), region()])).toBe('memory-regions-overlap');
+  });
+
+  it.each([
+    { name: 'an eventfd', open: () => check('eventfd', native.eventfd(EFD_NONBLOCK)) },
+    { name: 'a device', open: () => openSync('/dev/zero', 'r+') },
+    { name: 'a directory', open: () => openSync(tmpdir(), 'r') },
+  ])('refuses $name', ({ open }) => {
+    expect(faultOf([region()], [open()])).toBe('descriptor-type-invalid');
+  });
+
+  it('refuses a file that it may not write', () => {
+    const fd = memfd(4 * PAGE);
+    const readOnly = openSync(`/proc/self/fd/${fd}`, 'r');
+    closeSync(fd);
+    expect(faultOf([region()], [readOnly])).toBe('memory-map-failed');
+  });
+
+  it('leaves no mapping and no guard when a later region is refused', () => {
+    const spans = () => native.guardAdd(PAGE, PAGE, PAGE);
+    const slot = spans();
+    native.guardRemove(slot);
+    const fd = memfd(4 * PAGE);
+    const readOnly = openSync(`/proc/self/fd/${fd}`, 'r');
+    closeSync(fd);
+    expect(faultOf([region(), region({ gpa: 64 * PAGE, userAddress: 0 })], [memfd(4 * PAGE), readOnly])).toBe(
+      'memory-map-failed',
+    );
+    const after = spans();
+    native.guardRemove(after);
+    expect(after).toBe(slot);
+  });
+
+  it('ends every view before the mapping goes: what is left of one has length 0', () => {
+    const one = MappedMemory.map([region()], [memfd(2 * PAGE)]);
+    const view = one.memory.view(0, 64);
+    const bytes = new Uint8Array(view);
+    one.memory.writeByte(0, 0, 7);
+    expect(bytes[0]).toBe(7);
+    one.unmap();
+    expect(view.byteLength).toBe(0);
+    expect(bytes[0]).toBeUndefined();
+  });
+
+  it('ends one view early, and does not mind when it is ended twice', () => {
+    const one = map([region()]);
+    const [first, second] = [one.memory.view(0, 64), one.memory.view(0, 64)];
+    one.endView(first);
+    one.endView(first);
+    expect([first.byteLength, second.byteLength]).toEqual([0, 64]);
+  });
+
+  it('survives that the front-end takes the memory away, and knows it', () => {
+    const fd = memfd(4 * PAGE);
+    const kept = openSync(`/proc/self/fd/${fd}`, 'r+');
+    const one = map([region({ sizeBytes: 4 * PAGE })], [fd]);
+    const other = map([region({ gpa: 64 * PAGE })]);
+    const bytes = new Uint8Array(one.memory.view(0, 4 * PAGE));
+    bytes.fill(0xaa);
+    ftruncateSync(kept, PAGE);
+    closeSync(kept);
+    expect(one.faulted).toBe(false);
+    expect(bytes[0]).toBe(0xaa);
+    expect(bytes[3 * PAGE]).toBe(0);
+    bytes[2 * PAGE + 1] = 1;
+    const copy = new Uint8Array(8);
+    native.peek(one.baseAddress + PAGE, copy, 0, 8);
+    expect([...copy]).toEqual([0, 0, 0, 0, 0, 0, 0, 0]);
+    expect(one.faulted).toBe(true);
+    expect(other.faulted).toBe(false);
+  });
+
+  it('does not remember the faults of memory that was there before', () => {
+    const fd = memfd(PAGE);
+    const kept = openSync(`/proc/self/fd/${fd}`, 'r+');
+    const one = MappedMemory.map([region({ sizeBytes: PAGE })], [fd]);
+    ftruncateSync(kept, 0);
+    closeSync(kept);
+    one.memory.writeByte(0, 0, 1);
+    expect(one.faulted).toBe(true);
+    one.unmap();
+    expect(map([region()]).faulted).toBe(false);
+  });
+});
