@@ -23,10 +23,18 @@ export async function run(command, args, { cwd, env, what = command } = {}) {
   const { status, output, error } = await runToEnd(command, args, { cwd, env });
   if (error) throw new ScriptError(`${what}: cannot run ${command}: ${error.message}`);
   if (status !== 0) {
-    const tail = output.trimEnd().split('\n').slice(-40).join('\n');
-    throw new ScriptError(`${what} failed (${command} ${args.join(' ')}: status ${status}):\n${tail}`);
+    throw new ScriptError(
+      `${what} failed (${command} ${args.join(' ')}: status ${status}):\n${ends(output)}`,
+    );
   }
   return output;
+}
+
+/** The beginning and the end of a long output: npm says what is wrong first, compilers last. */
+function ends(output) {
+  const lines = output.trimEnd().split('\n');
+  if (lines.length <= 50) return lines.join('\n');
+  return [...lines.slice(0, 20), `… ${lines.length - 50} lines …`, ...lines.slice(-30)].join('\n');
 }
 
 /** Runs a program to its end; never throws. With `live`, its output is passed through as it comes. */
