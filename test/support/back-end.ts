@@ -2,6 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 /** One file served on one socket. */
 export interface ExportedDisk {
@@ -41,13 +42,61 @@ export const scratchDirectory = (parent = tmpdir()): { path: string; remove: () 
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 };
 
-/** What a process holds open: number of descriptors, and of mappings of memfds or other memory somebody shared. */
-export const heldBy = (pid: number): { descriptors: number; sharedMappings: number } => ({
+/** What a process holds open on account of its front-ends. */
+export interface Held {
+  descriptors: number;
+  /** Mappings of guest memory. */
+  guestMappings: number;
+  /** Guest memory spans reserved without access, in whole GiB; V8's own growth is far below one. */
+  virtualGiB: number;
+}
+
+/** Counts descriptors and mappings of a process from the outside. */
+export const heldBy = (pid: number): Held => ({
   descriptors: readdirSync(`/proc/${pid}/fd`).length,
-  sharedMappings: readFileSync(`/proc/${pid}/maps`, 'utf8')
+  guestMappings: readFileSync(`/proc/${pid}/maps`, 'utf8')
     .split('\n')
-    .filter((line) => line.includes('/memfd:fake-guest')).length,
+    .filter((line) => line.includes('/memfd:')).length,
+  virtualGiB: Math.round(
+    Number(/VmSize:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 2 ** 20,
+  ),
 });
+
+/** What a process holds once it has let go of what it is about to let go of. */
+export const settledHeldBy = async (pid: number): Promise<Held> => {
+  let held = heldBy(pid);
+  for (let same = 0; same < 6; same++) {
+    await setTimeout(50);
+    const now = heldBy(pid);
+    if (now.descriptors !== held.descriptors || now.guestMappings !== held.guestMappings) same = 0;
+    held = now;
+  }
+  return held;
+};
+
+/** How much more a process holds now than it did; nothing is leaked when no number is above 0. */
+export const leakedBy = (pid: number, before: Held): Held => {
+  const now = heldBy(pid);
+  const more = (key: keyof Held) => Math.max(0, now[key] - before[key]);
+  return {
+    descriptors: more('descriptors'),
+    guestMappings: more('guestMappings'),
+    // One GiB is within what V8 may have grown by.
+    virtualGiB: Math.max(0, more('virtualGiB') - 1),
+  };
+};
+
+/** What `leakedBy` must come to. */
+export const NOTHING_LEAKED: Held = { descriptors: 0, guestMappings: 0, virtualGiB: 0 };
+
+/** CPU time a process has used, in milliseconds. */
+export const cpuMillis = (pid: number): number => {
+  // proc(5): utime and stime are the 12th and 13th words after the command's closing parenthesis, in ticks of 10 ms.
+  const words = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /s, '')
+    .split(' ');
+  return (Number(words[11]) + Number(words[12])) * 10;
+};
 
 /** Follows a child process: its end, its exit code and its standard error. */
 export const follow = (child: ChildProcess) => {

@@ -1,6 +1,7 @@
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { follow, type BackEnd, type BackEndOptions } from './back-end.js';
 
 const PROGRAM = fileURLToPath(new URL('../../dist/apps/cli/src/main.js', import.meta.url));
@@ -44,4 +45,10 @@ export const startExport = async (
     });
   });
   return { pid: child.pid!, disks, ...followed };
+};
+
+/** Runs the built `cairn resize`; throws with what it printed when it fails. */
+export const resizeExport = async (control: string, sizeBytes: number, file: string): Promise<void> => {
+  const commandLine = [PROGRAM, 'resize', '--control', control, '--file', file, String(sizeBytes)];
+  await promisify(execFile)(process.execPath, commandLine);
 };

@@ -71,7 +71,7 @@ export const exerciseAgainstModel = async (
       continue;
     }
     const sectors = 1 + random.below(random.chance(0.7) ? 16 : maxBytes / SECTOR);
-    const start = random.below(disk.config.capacitySectors - sectors + 1) * SECTOR;
+    const start = random.below(model.length / SECTOR - sectors + 1) * SECTOR;
     const range = { start, end: start + sectors * SECTOR };
     const lengthBytes = sectors * SECTOR;
     const writes = random.chance(0.5);

@@ -107,6 +107,7 @@ export class FakeBlkDisk {
   /** What both sides agreed on. */
   features = 0n;
   protocolFeatures = 0n;
+  /** Absent where the CONFIG protocol feature was not agreed on. */
   config!: BlkConfig;
   private readonly waiting: Map<number, Waiting>[] = [];
   private pumping = false;
@@ -218,6 +219,12 @@ export class FakeBlkDisk {
     queue.corked = false;
     queue.publish();
     this.pump();
+  }
+
+  /** Empties stopped rings, as a driver that resets the device; what was in flight is forgotten. */
+  resetRings(): void {
+    this.fail(new Disconnected('the driver reset the device'));
+    for (const queue of this.queues) queue.reset();
   }
 
   /** Starts the rings where they stand, as at first or after `stop`. */
