@@ -1,5 +1,6 @@
 import { newId, type Operation, type OperationIntent, type ProjectId } from '@cairn/domain';
-import { Database, dataSourceOptions, migrate } from '@cairn/persistence';
+import { Database, dataSourceOptions, migrate, PersistenceModule, UnitOfWork } from '@cairn/persistence';
+import { NestFactory } from '@nestjs/core';
 import { DataSource } from 'typeorm';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sql, startPostgres, type TestPostgres } from '../support/databases.js';
@@ -441,5 +442,36 @@ describe('a database that goes away', () => {
     expect(
       await database.unitOfWork.read(({ operations }) => operations.findByClientToken(projectId, 'killed')),
     ).toBeUndefined();
+  });
+});
+
+describe('an app over PersistenceModule', () => {
+  const start = (applicationName: string, waitMs: number) =>
+    NestFactory.createApplicationContext(PersistenceModule.forRoot({ url, applicationName, waitMs }), {
+      abortOnError: false,
+    });
+  const connectionsOf = (applicationName: string) =>
+    sql(url, 'SELECT pid FROM pg_stat_activity WHERE application_name = $1', [applicationName]);
+
+  it('waits for a database that comes up, and closes its connections with the app', async () => {
+    await postgres.shutDown();
+    const starting = start('late-app', 20_000);
+    await postgres.bringUp();
+    const app = await starting;
+    await app.get(UnitOfWork).read(({ nodes }) => nodes.list());
+    expect(await connectionsOf('late-app')).not.toHaveLength(0);
+    await app.close();
+    await expect.poll(() => connectionsOf('late-app')).toHaveLength(0);
+  });
+
+  it('does not start when the database stays away for longer than it waits', async () => {
+    await postgres.shutDown();
+    try {
+      const startedAt = Date.now();
+      await expect(start('app', 700)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+      expect(Date.now() - startedAt).toBeGreaterThanOrEqual(700);
+    } finally {
+      await postgres.bringUp();
+    }
   });
 });

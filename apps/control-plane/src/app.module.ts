@@ -1,6 +1,6 @@
 import type { FaultPoints } from '@cairn/domain';
 import { OperationNudger } from '@cairn/jobs';
-import { Database, UnitOfWork } from '@cairn/persistence';
+import { PersistenceModule, type PersistenceOptions } from '@cairn/persistence';
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_FILTER } from '@nestjs/core';
 import { AttachmentsController } from './attachments/attachments.controller.js';
@@ -15,9 +15,9 @@ import { OperationsController } from './operations/operations.controller.js';
 import { VolumesController } from './volumes/volumes.controller.js';
 import { VolumesService } from './volumes/volumes.service.js';
 
-/** What the API is built on; opened before it and closed after it. */
+/** What the API is built on. It opens and closes the database; the nudger is the caller's to close, after it. */
 export interface Foundations {
-  database: Database;
+  database: PersistenceOptions;
   nudger: OperationNudger;
   joinToken: string;
   faultPoints: FaultPoints;
@@ -30,6 +30,7 @@ export class AppModule {
   static over({ database, nudger, joinToken, faultPoints }: Foundations): DynamicModule {
     return {
       module: AppModule,
+      imports: [PersistenceModule.forRoot(database)],
       controllers: [
         VolumesController,
         AttachmentsController,
@@ -38,8 +39,6 @@ export class AppModule {
         HealthController,
       ],
       providers: [
-        { provide: Database, useValue: database },
-        { provide: UnitOfWork, useValue: database.unitOfWork },
         { provide: OperationNudger, useValue: nudger },
         { provide: JoinToken, useValue: new JoinToken(joinToken) },
         { provide: FAULT_POINTS, useValue: faultPoints },

@@ -1,6 +1,6 @@
 import type { FaultPoints } from '@cairn/domain';
 import { chooseQueueBackend, OperationNudger } from '@cairn/jobs';
-import { Database } from '@cairn/persistence';
+import { UnitOfWork } from '@cairn/persistence';
 import { Logger } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import type { NestExpressApplication } from '@nestjs/platform-express';
@@ -22,7 +22,6 @@ export interface RunningControlPlane {
 const REQUEST_TIMEOUT_MS = 30_000;
 const DRAIN_TIMEOUT_MS = 10_000;
 const DRAIN_STEP_MS = 50;
-const BROKEN_CONNECTION_QUIET_MS = 5_000;
 
 /** Opens database and queue, migrates, and serves the API. Throws when the database stays away or the port is taken. */
 export async function startControlPlane(
@@ -34,18 +33,26 @@ export async function startControlPlane(
   Logger.overrideLogger(nestLogger);
   const logger = new Logger('control-plane');
 
-  const database = await openDatabase(config, logger);
   const nudger = new OperationNudger(chooseQueueBackend({ ...config, prefix: config.queuePrefix }), logger);
+  const module = AppModule.over({
+    database: {
+      url: config.databaseUrl,
+      applicationName: 'cairn-control-plane',
+      waitMs: config.databaseWaitMs,
+    },
+    nudger,
+    joinToken: config.joinToken,
+    faultPoints,
+  });
+  const app = await NestFactory.create<NestExpressApplication>(module, {
+    logger: nestLogger,
+    bodyParser: false,
+    abortOnError: false,
+  });
   try {
     if (config.bootstrapApiKey !== undefined) {
-      await ensureKey(database.unitOfWork, DEFAULT_PROJECT, config.bootstrapApiKey);
+      await ensureKey(app.get(UnitOfWork), DEFAULT_PROJECT, config.bootstrapApiKey);
     }
-    const module = AppModule.over({ database, nudger, joinToken: config.joinToken, faultPoints });
-    const app = await NestFactory.create<NestExpressApplication>(module, {
-      logger: nestLogger,
-      bodyParser: false,
-      abortOnError: false,
-    });
     app.disable('x-powered-by');
     app.set('etag', false);
     app.use(requestContext(new Logger('http')), requireJson);
@@ -59,40 +66,13 @@ export async function startControlPlane(
     const stop = async () => {
       await drain(server, app);
       await nudger.close();
-      await database.close();
     };
     return { url: await app.getUrl(), stop };
   } catch (error) {
+    await app.close();
     await nudger.close();
-    await database.close();
     throw error;
   }
-}
-
-async function openDatabase(config: ControlPlaneConfig, logger: Logger): Promise<Database> {
-  let told = false;
-  let toldBrokenAt = 0;
-  return Database.open(
-    {
-      url: config.databaseUrl,
-      applicationName: 'cairn-control-plane',
-      onIdleError: (error) => {
-        // They break all at once when the database goes; one line says it.
-        if (Date.now() - toldBrokenAt > BROKEN_CONNECTION_QUIET_MS) {
-          logger.warn(`Database connections broke: ${error.message}`);
-        }
-        toldBrokenAt = Date.now();
-      },
-    },
-    {
-      timeoutMs: config.databaseWaitMs,
-      onRetry: (error) => {
-        if (!told)
-          logger.warn(`Waiting for the database: ${error instanceof Error ? error.message : String(error)}`);
-        told = true;
-      },
-    },
-  );
 }
 
 /** Takes no new connection, lets answers finish, closes connections as they fall idle, and cuts what is left. */

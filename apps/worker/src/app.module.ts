@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { Module, type DynamicModule } from '@nestjs/common';
 import { armFaultPoints } from '@cairn/domain';
 import { chooseQueueBackend } from '@cairn/jobs';
-import { Database, UnitOfWork } from '@cairn/persistence';
+import { PersistenceModule } from '@cairn/persistence';
 import type { WorkerConfig } from './config.js';
 import { AttachVolumeHandler } from './handlers/attach-volume.handler.js';
 import { CreateVolumeHandler } from './handlers/create-volume.handler.js';
@@ -18,11 +18,11 @@ import { OperationRunner, RunnerSettings } from './operations/operation.runner.j
 import { OperationSweeper, SweeperSettings } from './operations/operation.sweeper.js';
 import { Retention } from './operations/retention.js';
 
-/** The worker over a database that is already open. */
+/** The worker and its database. */
 @Module({})
 export class AppModule {
   /** Wires everything; nothing runs until the processor, the sweeper and the others are started. */
-  static of(config: WorkerConfig, database: Database): DynamicModule {
+  static of(config: WorkerConfig): DynamicModule {
     const { agentToken, agentTimeoutMs, overcommitRatio, concurrency, leaseMs, sweepMs } = config;
     const faultPoints = armFaultPoints(process.env, () => process.kill(process.pid, 'SIGKILL'));
     const workerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
@@ -41,11 +41,18 @@ export class AppModule {
       { provide: SweeperSettings, useValue: { sweepMs, concurrency } satisfies SweeperSettings },
       { provide: ProcessorSettings, useValue: { queue, concurrency } satisfies ProcessorSettings },
     ];
+    const persistence = PersistenceModule.forRoot({
+      url: config.databaseUrl,
+      applicationName: 'cairn-worker',
+      // One connection an operation, and some for the sweep, the renewals and the monitor.
+      poolSize: concurrency + 4,
+      waitMs: config.databaseWaitMs,
+    });
     return {
       module: AppModule,
+      imports: [persistence],
       providers: [
         ...settings,
-        { provide: UnitOfWork, useValue: database.unitOfWork },
         NodeAgents,
         CreateVolumeHandler,
         DeleteVolumeHandler,

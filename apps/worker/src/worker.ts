@@ -1,6 +1,5 @@
 import { ConsoleLogger, Logger } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
-import { Database, type DatabaseOptions } from '@cairn/persistence';
 import { AppModule } from './app.module.js';
 import type { WorkerConfig } from './config.js';
 import { NodeMonitor } from './nodes/node.monitor.js';
@@ -18,26 +17,12 @@ export interface RunningWorker {
 export async function startWorker(config: WorkerConfig): Promise<RunningWorker> {
   const logger = new ConsoleLogger({ json: config.log === 'json', colors: false, prefix: 'worker' });
   Logger.overrideLogger(logger);
-  const options: DatabaseOptions = {
-    url: config.databaseUrl,
-    applicationName: 'cairn-worker',
-    // One connection an operation, and some for the sweep, the renewals and the monitor.
-    poolSize: config.concurrency + 4,
-    onIdleError: (error) => logger.warn(`a database connection broke: ${error.message}`),
-  };
-  let isWaiting = false;
-  const database = await Database.open(options, {
-    timeoutMs: config.databaseWaitMs,
-    onRetry: (error) => {
-      if (!isWaiting)
-        logger.warn(`waiting for the database: ${error instanceof Error ? error.message : String(error)}`);
-      isWaiting = true;
-    },
-  });
-  const app = await NestFactory.createApplicationContext(AppModule.of(config, database), {
+  const app = await NestFactory.createApplicationContext(AppModule.of(config), {
     abortOnError: false,
     logger: ['error', 'warn'],
   });
+  // Nest tells about its own start at a level of its own; from here on we speak.
+  logger.setLogLevels(['log', 'warn', 'error', 'fatal']);
   const parts = [
     app.get(OperationProcessor),
     app.get(OperationSweeper),
@@ -49,7 +34,6 @@ export async function startWorker(config: WorkerConfig): Promise<RunningWorker> 
     stop: async () => {
       await Promise.all(parts.map((part) => part.stop()));
       await app.close();
-      await database.close();
     },
   };
 }

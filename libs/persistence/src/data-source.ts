@@ -1,5 +1,6 @@
-import type { DataSourceOptions } from 'typeorm';
+import { DataSource, type DataSourceOptions } from 'typeorm';
 import { entities } from './entities/index.js';
+import { migrate } from './migrate.js';
 import { migrations } from './migrations/index.js';
 
 /** How to reach the database. */
@@ -12,6 +13,13 @@ export interface DatabaseOptions {
   onIdleError?: (error: Error) => void;
 }
 
+/** How long and how loudly to wait for a database that is not up yet. */
+export interface WaitOptions {
+  timeoutMs: number;
+  onRetry?: (error: unknown) => void;
+}
+
+const WAIT_STEP_MS = 500;
 const CONNECT_TIMEOUT_MS = 3_000;
 const LOCK_TIMEOUT_MS = 5_000;
 const STATEMENT_TIMEOUT_MS = 10_000;
@@ -43,4 +51,31 @@ export function dataSourceOptions(options: DatabaseOptions): DataSourceOptions {
       keepAlive: true,
     },
   };
+}
+
+/**
+ * Connects, waiting for a server that still starts, and migrates.
+ *
+ * Throws the last connection error when the server does not come up in time, and at once when a migration fails.
+ */
+export async function openDataSource(options: DatabaseOptions, wait: WaitOptions): Promise<DataSource> {
+  const until = Date.now() + wait.timeoutMs;
+  for (;;) {
+    const dataSource = new DataSource(dataSourceOptions(options));
+    try {
+      await dataSource.initialize();
+    } catch (error) {
+      if (Date.now() >= until) throw error;
+      wait.onRetry?.(error);
+      await new Promise((resolve) => setTimeout(resolve, WAIT_STEP_MS));
+      continue;
+    }
+    try {
+      await migrate(dataSource);
+      return dataSource;
+    } catch (error) {
+      await dataSource.destroy().catch(() => undefined);
+      throw error;
+    }
+  }
 }

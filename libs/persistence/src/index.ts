@@ -1,6 +1,7 @@
-export { dataSourceOptions, type DatabaseOptions } from './data-source.js';
-export { Database, type WaitOptions } from './database.js';
+export { dataSourceOptions, type DatabaseOptions, type WaitOptions } from './data-source.js';
+export { Database } from './database.js';
 export { migrate } from './migrate.js';
+export { PersistenceModule, type PersistenceOptions } from './persistence.module.js';
 export { AttachmentRepository, type AttachmentChanges } from './repositories/attachment.repository.js';
 export { NodeRepository } from './repositories/node.repository.js';
 export { OperationRepository, type ClaimOptions } from './repositories/operation.repository.js';
