@@ -9,7 +9,7 @@ export const SCRATCH_MARK = '.tmp-';
  * Replaces a file so that after a crash either the old or the new content is there, whole and durable.
  *
  * Write, fsync, rename, fsync of the directory: without the last, a power cut may undo the rename. Rejects with the
- * system's error, and then the old content is still there.
+ * system's error; then either content is there, whole: the new one when only the fsync of the directory failed.
  */
 export async function writeFileAtomic(path: string, data: string): Promise<void> {
   const scratch = `${path}${SCRATCH_MARK}${randomBytes(6).toString('hex')}`;

@@ -24,7 +24,7 @@ export interface Manifest {
 
 const FIELDS: readonly string[] = ['version', 'volumeId', 'sizeBytes', 'createdAt', 'layers', 'checksum'];
 
-/** Writes a manifest, durably. Rejects with StorageError; then the manifest before it still holds. */
+/** Writes a manifest, durably. Rejects with StorageError; then the one before holds, or the new one, not yet durable. */
 export async function writeManifest(path: string, manifest: Manifest): Promise<void> {
   const { volumeId, sizeBytes, createdAt, layers } = manifest;
   const body = { version: VERSION, volumeId, sizeBytes, createdAt, layers };

@@ -18,8 +18,7 @@ export function lockPool(path: string): () => void {
   }
   const result = native.lockExclusive(fd);
   if (result === 0) {
-    ftruncateSync(fd);
-    writeSync(fd, `${process.pid}\n`, 0);
+    noteOwner(fd);
     return () => closeSync(fd);
   }
   closeSync(fd);
@@ -33,3 +32,13 @@ export function lockPool(path: string): () => void {
     remedy: 'Stop that one, or give this one a pool directory of its own',
   });
 }
+
+/** Writes down who has the lock, for people; a full file system is no reason not to have it. */
+const noteOwner = (fd: number): void => {
+  try {
+    ftruncateSync(fd);
+    writeSync(fd, `${process.pid}\n`, 0);
+  } catch {
+    // The lock holds all the same.
+  }
+};

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rm, stat, statfs } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { SCRATCH_MARK, syncDirectory, writeFileAtomic } from './atomic-file.js';
 import { LAYER_ID, type Manifest, readManifest, VOLUME_ID, writeManifest } from './manifest.js';
 import { lockPool } from './pool-lock.js';
@@ -15,6 +16,7 @@ import { StorageError, storageErrorOf } from './storage-error.js';
 // A layer exists before a manifest names it and until none does any more; so what a crash leaves behind is a layer
 // that nobody names, which the next open removes.
 
+const POOL_FILE = 'pool.json';
 const POOL_ID = /^pool-[0-9a-f]{16}$/;
 const POOL_VERSION = 1;
 const BLOCK_BYTES = 4096;
@@ -47,6 +49,7 @@ export class VolumeStore {
   private readonly broken = new Map<string, StorageError>();
   private readonly tails = new Map<string, Promise<unknown>>();
   private promisedBytes = 0;
+  private closed = false;
 
   private constructor(
     private readonly directory: string,
@@ -58,22 +61,23 @@ export class VolumeStore {
   /**
    * Opens a pool; makes the directory when it is not there.
    *
-   * Rejects when it is not writable, locked by another data plane, full, or on a file system that fails the probe. A
-   * volume whose manifest is not understood does not keep the others from being served: `find` throws for it alone.
+   * Rejects when it is not writable, locked by another data plane, or on a file system that fails the probe; a new pool
+   * also when it is full. A volume whose manifest is not understood does not keep the others from being served: `find`
+   * throws for it alone.
    */
   static async open(options: VolumeStoreOptions): Promise<VolumeStore> {
     const directory = resolve(options.directory);
     try {
-      await mkdir(join(directory, 'volumes'), { recursive: true, mode: 0o700 });
-      await mkdir(join(directory, 'layers'), { recursive: true, mode: 0o700 });
+      await makeDirectory(join(directory, 'volumes'));
+      await makeDirectory(join(directory, 'layers'));
     } catch (error) {
       throw storageErrorOf('open pool', directory, error);
     }
     const unlock = lockPool(join(directory, 'lock'));
     try {
       await removeScratch(directory);
-      await probePool(directory);
-      const poolId = await readPoolId(join(directory, 'pool.json'));
+      await probe(directory);
+      const poolId = await readPoolId(join(directory, POOL_FILE));
       const ratio = options.overcommitRatio ?? DEFAULT_OVERCOMMIT_RATIO;
       const store = new VolumeStore(directory, poolId, ratio, unlock);
       await store.load();
@@ -173,8 +177,10 @@ export class VolumeStore {
     }
   }
 
-  /** Waits for verbs that run, then gives the lock back. */
+  /** Waits for verbs that run, then gives the lock back. No verb that changes anything may follow. */
   async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
     await Promise.allSettled(this.tails.values());
     this.unlock();
   }
@@ -198,7 +204,7 @@ export class VolumeStore {
       try {
         await writeManifest(this.manifestPath(volumeId), manifest);
       } catch (error) {
-        await this.removeLayer(layer);
+        await this.unmake(volumeId, layer);
         throw error;
       }
       this.volumes.set(volumeId, manifest);
@@ -207,6 +213,17 @@ export class VolumeStore {
       this.promisedBytes -= sizeBytes;
       throw error;
     }
+  }
+
+  /** Takes back what may be there of a volume: the manifest may be in place although it is not known to be durable. */
+  private async unmake(volumeId: string, layer: string): Promise<void> {
+    const path = this.manifestPath(volumeId);
+    try {
+      await rm(path, { force: true });
+    } catch (error) {
+      throw storageErrorOf('delete volume', path, error);
+    }
+    await this.removeLayer(layer);
   }
 
   private async makeLayer(layer: string, sizeBytes: number): Promise<void> {
@@ -258,7 +275,10 @@ export class VolumeStore {
       const path = this.layerPath(layer);
       const size = await stat(path).then(
         (file) => file.size,
-        () => undefined,
+        (error: NodeJS.ErrnoException) => {
+          if (error.code === 'ENOENT') return undefined;
+          throw storageErrorOf('check layer', path, error);
+        },
       );
       if (size === manifest.sizeBytes) continue;
       const reason =
@@ -277,6 +297,10 @@ export class VolumeStore {
   }
 
   private inTurn<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
+    if (this.closed) {
+      const reason = 'the pool was closed';
+      return Promise.reject(new StorageError('io', { op: 'use pool', path: this.directory, reason }));
+    }
     const before = this.tails.get(volumeId) ?? Promise.resolve();
     const result = before.then(work, work);
     this.tails.set(volumeId, result);
@@ -301,6 +325,32 @@ const recordOf = ({ volumeId, sizeBytes, createdAt }: Manifest): VolumeRecord =>
   sizeBytes,
   createdAt,
 });
+
+/**
+ * Probes a pool's file system. One that is full fails the probe, but a pool that is known passed it when it was new, and
+ * must open all the same: its guests go on, and deleting a volume is what makes room.
+ */
+const probe = async (directory: string): Promise<void> => {
+  try {
+    await probePool(directory);
+  } catch (error) {
+    const full = error instanceof StorageError && error.kind === 'pool-full';
+    if (!full || !existsSync(join(directory, POOL_FILE))) throw error;
+  }
+};
+
+/** Makes a directory and those above it. `mkdir` with `recursive` says ENOENT for a read-only file system (Node 20). */
+const makeDirectory = async (path: string): Promise<void> => {
+  try {
+    await mkdir(path, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT' || dirname(path) === path) throw error;
+    await makeDirectory(dirname(path));
+    await makeDirectory(path);
+  }
+};
 
 /** Removes what atomic writes and probes left unfinished when a process died. */
 const removeScratch = async (directory: string): Promise<void> => {
