@@ -64,7 +64,7 @@ export class StoreByStore {
   private watching(original: { new (...args: never[]): View }): unknown {
     return new Proxy(original, {
       construct: (constructor, args: never[]) => {
-        const view = Reflect.construct(constructor, args) as View;
+        const view: View = new constructor(...args);
         const [source] = args as unknown[];
         const shared = source instanceof ArrayBuffer && this.watches(source);
         return shared ? this.watched(view) : view;
