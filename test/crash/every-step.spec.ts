@@ -3,10 +3,13 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { CrashBench } from '../support/crash-bench.js';
 import { queueKinds, Stack } from '../support/stack.js';
 
-const workerSteps = faultPointNames.filter((name) => name.startsWith('worker.'));
-const stepsAfterPlacement = workerSteps.filter((name) => name !== 'worker.after-placement');
+const everyWorkerStep = faultPointNames.filter((name) => name.startsWith('worker.'));
+const tellingSteps = ['worker.after-claim', 'worker.after-agent-call'] as const;
 
 describe.each(queueKinds)('a kill at every step, queue in %s', (queue) => {
+  // What differs between the queues is what becomes of a dead worker's job, which is the same at all steps.
+  const workerSteps = queue === 'postgres' ? everyWorkerStep : [...tellingSteps];
+  const stepsAfterPlacement = workerSteps.filter((name) => name !== 'worker.after-placement');
   let stack: Stack;
   let bench: CrashBench;
 
@@ -38,7 +41,7 @@ describe.each(queueKinds)('a kill at every step, queue in %s', (queue) => {
     await bench.expectSettled();
   });
 
-  it.each(stepsAfterPlacement)('ends a detach and a delete once when the worker dies at %s', async (step) => {
+  it.each(tellingSteps)('ends a detach and a delete once when the worker dies at %s', async (step) => {
     const { id } = await stack.api.createVolume(MIB);
     const attachment = await stack.api.attach(id);
     const detach = await bench.dieAt(stack.worker, step, () => stack.api.startDetach(attachment));

@@ -35,6 +35,8 @@ export async function startDataPlane(config: DataPlaneConfig, version: string): 
       registry: node.registry,
     });
     const app = await listen(config, node, report);
+    // Nest tells about its own start at a level of its own; from here on we speak.
+    logger.setLogLevels(['log', 'warn', 'error', 'fatal']);
     const url = urlOf(app, config.host);
     const heartbeat =
       config.heartbeat && new AgentHeartbeat(config.heartbeat, config.advertisedUrl ?? url, report);
