@@ -273,10 +273,19 @@ describe('bodies', () => {
       'text/plain',
       'application/x-www-form-urlencoded',
       'application/json; charset=latin1',
+      'application/merge-patch+json',
     ]) {
       const answer = await create({ rawBody: '{"sizeBytes":1073741824}', headers: { 'content-type': type } });
       expectProblem(answer, 415, 'unsupported-media-type');
     }
+  });
+
+  it('an attach whose body is of another JSON type is 415, and never an attach that is not read-only', async () => {
+    const answer = await api.request('POST', `/v1/volumes/${await api.availableVolume()}/attachments`, {
+      rawBody: '{"readOnly":true}',
+      headers: { 'content-type': 'application/vnd.api+json' },
+    });
+    expectProblem(answer, 415, 'unsupported-media-type');
   });
 
   it('a body past the limit is 413', async () => {

@@ -21,11 +21,11 @@ const parserCodes: Readonly<Record<string, keyof typeof messages>> = {
   'entity.verify.failed': 'malformed-request',
 };
 
-/** Refuses a body that is not declared as JSON: it would otherwise be ignored in silence. */
+/** Refuses a body that the parser does not take, by its type: it would otherwise be ignored in silence. */
 export function requireJson(request: Request, _response: Response, next: NextFunction): void {
   const hasBody =
     request.headers['transfer-encoding'] !== undefined || Number(request.headers['content-length'] ?? 0) > 0;
-  if (hasBody && !request.is(['application/json', '+json'])) {
+  if (hasBody && !request.is('application/json')) {
     next(new TransportError('unsupported-media-type', messages['unsupported-media-type']));
     return;
   }
