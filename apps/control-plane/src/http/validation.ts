@@ -110,6 +110,8 @@ export class RequestPipe extends ValidationPipe {
         throw refuse([{ field: 'body', message: 'must be a JSON object' }]);
       }
       if (depthExceeds(value, DEPTH_MAX)) throw refuse([{ field: 'body', message: 'is nested too deeply' }]);
+    }
+    if (value !== null && typeof value === 'object') {
       // class-transformer drops these before the whitelist can see them.
       const inherited = Object.keys(value).filter((key) => key in Object.prototype);
       if (inherited.length > 0)
