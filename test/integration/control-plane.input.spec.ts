@@ -216,6 +216,7 @@ describe('bodies', () => {
     ['name', null],
     ['name', 'a\u0000b'],
     ['name', 'a\nb'],
+    ['name', 'a\ud800b'],
     ['clientToken', ''],
     ['clientToken', 'x'.repeat(65)],
     ['clientToken', 'ü'],

@@ -30,11 +30,11 @@ export function Optional(check: Check): PropertyDecorator {
   };
 }
 
-// PostgreSQL text cannot hold U+0000, and nobody wants line breaks in a name.
+// PostgreSQL text cannot hold U+0000 nor half a surrogate pair, and nobody wants line breaks in a name.
 // oxlint-disable-next-line no-control-regex
-const printable = /^[^\u0000-\u001f\u007f]*$/;
+const printable = /^[^\u0000-\u001f\u007f\ud800-\udfff]*$/u;
 
-/** A text of bounded length without control characters. */
+/** A well-formed text of bounded length without control characters. */
 export function text(min: number, max: number): Check {
   return (value) =>
     typeof value === 'string' && value.length >= min && value.length <= max && printable.test(value)
