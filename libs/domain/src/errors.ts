@@ -77,8 +77,15 @@ export interface Reason {
   message: string;
 }
 
-/** The reason to keep on a record for this error; anything unforeseen becomes `internal`. */
+/**
+ * The reason to keep on a record for this error.
+ *
+ * Anything unforeseen becomes `internal` without its text, which may quote SQL or paths and is not for callers: log it.
+ */
 export function reasonOf(error: unknown): Reason {
   if (error instanceof DomainError) return { code: error.code, message: error.message };
-  return { code: 'internal', message: error instanceof Error ? error.message : String(error) };
+  return {
+    code: 'internal',
+    message: "Something unforeseen went wrong; the log has it under the operation's id.",
+  };
 }
