@@ -348,6 +348,24 @@ describe('operations', () => {
     });
   });
 
+  it('that become forced get the time of a new detach, so that a detach about to give up is still forced', async () => {
+    const { operation } = await database.unitOfWork.run(({ operations }) =>
+      operations.insert({
+        projectId,
+        kind: 'detach-volume',
+        params: { generation: 1, force: false },
+        target: { volumeId: newId('vol'), attachmentId: newId('att') },
+        requestDigest: 'digest',
+      }),
+    );
+    await sql(url, `UPDATE operations SET deadline = now() + interval '1 second' WHERE id = $1`, [
+      operation.id,
+    ]);
+    const forced = await database.unitOfWork.read(({ operations }) => operations.forceDetach(operation.id));
+    expect(forced?.params).toEqual({ generation: 1, force: true });
+    expect(forced?.deadline.getTime()).toBeGreaterThanOrEqual(operation.deadline.getTime());
+  });
+
   it('become forced while a detach is on its way, and are purged when old', async () => {
     const { operation } = await database.unitOfWork.run(({ operations }) =>
       operations.insert({

@@ -106,15 +106,16 @@ export class OperationRepository {
     return row ? toOperation(row) : undefined;
   }
 
-  /** Turns a detach that is on its way into a forced one; a finished one stays as it is. */
+  /** Turns a detach that is on its way into a forced one, with a new deadline; a finished one stays as it is. */
   async forceDetach(id: OperationId): Promise<Operation | undefined> {
     const [row] = await returning(
       this.manager,
       OperationEntity,
       `UPDATE operations SET params = params || '{"force": true}', not_before = now(), sweep_at = least(sweep_at, now()),
+         deadline = CASE WHEN params @> '{"force": true}' THEN deadline ELSE now() + $2 * interval '1 millisecond' END,
          updated_at = now()
        WHERE id = $1 AND kind = 'detach-volume' AND state IN ('pending', 'running') RETURNING *`,
-      [id],
+      [id, operationDeadlineMs['detach-volume']],
     );
     return row && toOperation(row);
   }
