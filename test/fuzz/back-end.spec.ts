@@ -5,7 +5,7 @@ import { describeBackEnd } from '../support/back-end.conformance.js';
 import { startExport } from '../support/export-process.js';
 import { serveDisks, type ServedDisks } from '../support/served-disks.js';
 
-describeBackEnd('cairn export', startExport, { mixedIndirect: true });
+describeBackEnd('cairn export', startExport, { mixedIndirect: true, robust: true });
 
 describe('cairn export and its write cache', () => {
   let served: ServedDisks;

@@ -115,7 +115,8 @@ export class FakeBlkDisk {
   private readonly timeoutMs: number;
 
   private constructor(
-    readonly frontend: FakeFrontend,
+    /** Speaks to the back-end; another one after `reconnect`. */
+    public frontend: FakeFrontend,
     readonly ram: GuestRam,
     private readonly options: FakeDiskOptions,
   ) {
@@ -248,6 +249,18 @@ export class FakeBlkDisk {
     }
   }
 
+  /**
+   * Attaches the same memory and rings to a back-end that came back, from where the used rings stand. Requests that
+   * were in flight have been rejected; the back-end would see those again that it had not completed.
+   */
+  async reconnect(socketPath: string): Promise<void> {
+    this.frontend.close();
+    this.fail(new Disconnected('this side closed the connection'));
+    this.frontend = FakeFrontend.connect(socketPath, { timeoutMs: this.timeoutMs });
+    await this.agree();
+    await this.start();
+  }
+
   /** Stops every ring; each answer is the avail index the back-end got to. Requests in flight complete first. */
   async stop(): Promise<number[]> {
     const bases: number[] = [];
@@ -275,7 +288,25 @@ export class FakeBlkDisk {
   }
 
   private async negotiate(): Promise<void> {
-    const { frontend, options, ram } = this;
+    const { options, ram } = this;
+    await this.agree();
+    const numQueues = options.numQueues ?? 1;
+    for (let index = 0; index < numQueues; index++) {
+      this.waiting.push(new Map());
+      this.queues.push(
+        new FakeQueue(ram, index, options.notify ?? 'call', {
+          size: options.queueSize ?? 128,
+          eventIdx: (this.features & bits(RING_FEATURE.EVENT_IDX)) !== 0n,
+          base: options.base,
+          region: options.ringRegion,
+        }),
+      );
+    }
+  }
+
+  /** Everything up to the rings: features, owner, back-end channel, configuration. */
+  private async agree(): Promise<void> {
+    const { frontend, options } = this;
     const offered = await frontend.getFeatures();
     this.features = offered & KNOWN_FEATURES & ~(options.without ?? 0n);
     const protocol = (this.features & bits(RING_FEATURE.PROTOCOL_FEATURES)) !== 0n;
@@ -292,17 +323,6 @@ export class FakeBlkDisk {
     await frontend.setOwner();
     if (agreedTo(PROTOCOL_FEATURE.BACKEND_REQ)) await frontend.openBackendChannel();
     if (agreedTo(PROTOCOL_FEATURE.CONFIG)) await this.readConfig();
-    for (let index = 0; index < numQueues; index++) {
-      this.waiting.push(new Map());
-      this.queues.push(
-        new FakeQueue(ram, index, options.notify ?? 'call', {
-          size: options.queueSize ?? 128,
-          eventIdx: (this.features & bits(RING_FEATURE.EVENT_IDX)) !== 0n,
-          base: options.base,
-          region: options.ringRegion,
-        }),
-      );
-    }
   }
 
   /** Puts a request into guest memory: its pieces, in chain order. */
