@@ -276,6 +276,38 @@ describe.each(['split', 'packed'] as const)('the in-flight record of a %s queue'
     },
   );
 
+  it('knows the lap, also where an earlier chain left flags of the lap before and the driver went on', () => {
+    for (let round = 0; ; round += 1) {
+      const killAt = round >> 1;
+      const scene = new Scene(stage, layout, 8);
+      const first = scene.device();
+      for (const segments of [3, 1, 1, 1, 1]) {
+        scene.submit(segments);
+        scene.driver.publish();
+        serveAll(scene, first, () => 0);
+      }
+      // Slots 7 and 0: a packed ring goes on at slot 1, the middle of its first chain.
+      scene.submit(2);
+      scene.driver.publish();
+      const died = scene.dies((_, queue) => {
+        queue.complete(scene.take(queue), 0);
+        queue.publish();
+      }, killAt);
+      scene.collect();
+      for (let slots = 0; slots < 8 * (round % 2); slots += 1) scene.submit(1);
+      scene.driver.publish();
+      const next = scene.device();
+      serveAll(scene, next, () => 0);
+      for (let step = 0; step < 8; step += 1) {
+        scene.submit(1);
+        scene.driver.publish();
+        serveAll(scene, next, () => 0);
+      }
+      expect([round, [...scene.expected]]).toEqual([round, []]);
+      if (!died && round % 2 === 1) break;
+    }
+  });
+
   it('resubmits in the order in which the chains were taken', () => {
     for (let killAt = 0; ; killAt += 1) {
       const scene = build(8, 5);
