@@ -505,7 +505,8 @@ export class BlkDevice implements VhostUserBackend {
   private breakRing(ring: BlkRing, error: VirtqueueError): void {
     ring.broken = error;
     this.faults.set(error.fault, (this.faults.get(error.fault) ?? 0) + 1);
-    if (ring.vring.errFd !== undefined) native.signal(ring.vring.errFd);
+    const { errFd } = ring.vring;
+    if (errFd !== undefined && native.signal(errFd) === -EINTR) ring.vring.replaceFd('errFd', undefined);
   }
 
   private endIfDrained(ring: BlkRing): void {

@@ -20,6 +20,7 @@ const POLLRDHUP = 0x2000;
 const CLOCK_EVERY = 32;
 const UNKICKED_POLL_MICROS = 1000;
 const U31 = 0x7fffffff;
+const EINTR = 4;
 
 /** A descriptor that the loop watches; `onReady` is told each time something happened on it. */
 interface Source {
@@ -227,7 +228,9 @@ export class ReactorLoop implements DeviceHost {
   }
 
   private call(ring: BlkRing): void {
-    if (ring.vring.callFd !== undefined) native.signal(ring.vring.callFd);
+    const { callFd } = ring.vring;
+    // Whoever made its eventfd block goes without calls from now on: the next one would hold the thread again.
+    if (callFd !== undefined && native.signal(callFd) === -EINTR) ring.vring.replaceFd('callFd', undefined);
   }
 
   // ---- sources --------------------------------------------------------------------------------------------------

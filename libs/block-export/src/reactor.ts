@@ -13,6 +13,9 @@ import type {
 const DEFAULT_POLL_MICROS = 32;
 const DEFAULT_DRAIN_MS = 30_000;
 
+/** How often is looked for a thread that a front-end's eventfd holds; it is free again after twice this time at most. */
+const INTERRUPT_EVERY_MS = 250;
+
 export interface ReactorOptions {
   /** How long the thread looks at busy rings, without sleeping, after the last request; 0 = never. */
   pollMicroseconds?: number;
@@ -47,7 +50,11 @@ export class Reactor {
         if (!this.stopping) resolve(this.dead);
       };
       worker.on('error', (cause) => die(new Error(`the reactor thread died: ${String(cause)}`, { cause })));
-      worker.on('exit', (code) => die(new Error(`the reactor thread has ended (exit code ${code})`)));
+      const interrupts = setInterval(() => native.interruptSignals(), INTERRUPT_EVERY_MS).unref();
+      worker.on('exit', (code) => {
+        clearInterval(interrupts);
+        die(new Error(`the reactor thread has ended (exit code ${code})`));
+      });
       worker.on('message', (answer: AnswerMessage) => {
         this.waiting.get(answer.sequence)?.resolve(answer);
         this.waiting.delete(answer.sequence);

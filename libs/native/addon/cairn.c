@@ -326,13 +326,59 @@ static napi_value Eventfd(napi_env env, napi_callback_info info) {
   return sys(env, eventfd(0, EFD_CLOEXEC | (int)flags));
 }
 
-/* signal(eventfd): adds one */
+/* An eventfd that another process handed over can be full and made to block at any time: its flags belong to the open
+ * file, which that process still has, and no write to an eventfd can be told not to wait. So each thread counts the
+ * beginning and the end of its signals (odd = in one), and interruptSignals wakes a thread that is in the same signal
+ * as the time before. */
+#define SIGNALLERS 64
+static struct {
+  _Atomic int tid;
+  _Atomic uint32_t count;
+  uint32_t seen; /* by interruptSignals, which one thread calls */
+} signallers[SIGNALLERS];
+static _Atomic int signaller_count;
+static _Thread_local int signaller = -1;
+
+static void on_interrupt(int signo) { (void)signo; }
+
+/* signal(eventfd): adds one; -EAGAIN when it is full, -EINTR when it is full, blocks, and interruptSignals came */
 static napi_value Signal(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
   int64_t fd = num(&c, 0);
   CHECK(c);
+  if (signaller < 0) {
+    int mine = atomic_fetch_add(&signaller_count, 1) % SIGNALLERS;
+    atomic_store(&signallers[mine].tid, (int)syscall(SYS_gettid));
+    signaller = mine;
+  }
   uint64_t one = 1;
-  return sys(env, write((int)fd, &one, 8));
+  atomic_fetch_add_explicit(&signallers[signaller].count, 1, memory_order_relaxed);
+  ssize_t n = write((int)fd, &one, 8);
+  int e = errno;
+  atomic_fetch_add_explicit(&signallers[signaller].count, 1, memory_order_relaxed);
+  return ret(env, n < 0 ? -e : n);
+}
+
+/* interruptSignals(): wakes threads that are in the same `signal` as at the last call; returns how many */
+static napi_value InterruptSignals(napi_env env, napi_callback_info info) {
+  (void)info;
+  static atomic_flag installed = ATOMIC_FLAG_INIT;
+  if (!atomic_flag_test_and_set(&installed)) {
+    struct sigaction sa;
+    memset(&sa, 0, sizeof sa);
+    sa.sa_handler = on_interrupt; /* without SA_RESTART: the write must end */
+    sigemptyset(&sa.sa_mask);
+    if (sigaction(SIGURG, &sa, NULL) < 0) return ret(env, -errno);
+  }
+  int woken = 0;
+  for (int i = 0; i < SIGNALLERS; i++) {
+    uint32_t now = atomic_load(&signallers[i].count);
+    if ((now & 1) && now == signallers[i].seen &&
+        syscall(SYS_tgkill, getpid(), atomic_load(&signallers[i].tid), SIGURG) == 0)
+      woken++;
+    signallers[i].seen = now;
+  }
+  return ret(env, woken);
 }
 
 /* consume(eventfd): the counter, which is 0 from now on; -EAGAIN when it was 0 and the descriptor does not block */
@@ -646,6 +692,7 @@ NAPI_MODULE_INIT() {
       {"guardFaults", GuardFaults},
       {"eventfd", Eventfd},
       {"signal", Signal},
+      {"interruptSignals", InterruptSignals},
       {"consume", Consume},
       {"waitReadable", WaitReadable},
       {"setNonblocking", SetNonblocking},

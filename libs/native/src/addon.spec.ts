@@ -8,6 +8,7 @@ import {
   readdirSync,
   rmSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -82,6 +83,29 @@ describe('the native verbs', () => {
       expect(native.signal(fd)).toBe(-EAGAIN);
       closeSync(fd);
     });
+  });
+
+  it('wake a thread that an eventfd made wait, and no thread that goes on', async () => {
+    const script = `
+      const { Worker, isMainThread, workerData } = require('node:worker_threads');
+      const native = require(${JSON.stringify(addonPath)});
+      if (isMainThread) {
+        const fd = native.eventfd(0);
+        const full = Buffer.alloc(8);
+        full.writeBigUInt64LE(0xfffffffffffffffen);
+        require('node:fs').writeSync(fd, full);
+        console.log(native.interruptSignals(), native.interruptSignals());
+        const worker = new Worker(__filename, { workerData: fd });
+        let woken = 0;
+        const timer = setInterval(() => { woken += native.interruptSignals(); }, 50);
+        worker.on('message', (result) => { clearInterval(timer); console.log(result, woken); });
+      } else {
+        require('node:worker_threads').parentPort.postMessage(native.signal(workerData));
+      }`;
+    const file = join(directory, 'interrupt.cjs');
+    writeFileSync(file, script);
+    const { stdout, stderr } = spawnSync(process.execPath, [file], { encoding: 'utf8', timeout: 10_000 });
+    expect([stdout, stderr]).toEqual(['0 0\n-4 1\n', '']);
   });
 
   describe('descriptors over a socket', () => {
