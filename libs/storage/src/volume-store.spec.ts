@@ -26,7 +26,7 @@ const mountsRefused = ((): string | undefined => {
   const directory = mkdtempSync(join(tmpdir(), 'cairn-mount-'));
   try {
     execFileSync('mount', ['-t', 'tmpfs', 'cairn-test', directory], { stdio: 'pipe' });
-    execFileSync('umount', [directory]);
+    execFileSync('umount', ['-l', directory]);
     return undefined;
   } catch (error) {
     const reason = error instanceof Error ? error.message.trim() : String(error);
@@ -341,7 +341,7 @@ describe('a volume store', () => {
     });
     afterEach(async () => {
       for (const store of open.splice(0)) await store.close();
-      execFileSync('umount', [directory]);
+      execFileSync('umount', ['-l', directory]);
     });
 
     it('refuses to make a new pool where there is no space', async () => {
