@@ -5,11 +5,8 @@
  * Each line of standard input is {"verb": …, "socketPath"?: …}; each answer is one line, {"value": …} or {"error": …}.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { register } from 'node:module';
 import { createInterface } from 'node:readline';
-
-register('./lib/testing-alias.mjs', import.meta.url);
-const { FakeBlkDisk } = await import('../dist/libs/vhost-user/src/testing/index.js');
+import { FakeBlkDisk } from '../dist/libs/vhost-user/src/testing/index.js';
 
 const chunkBytes = 128 * 1024;
 const labelBytes = 4096;
