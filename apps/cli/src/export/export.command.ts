@@ -1,6 +1,12 @@
 import { basename } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { type CacheMode, ensureVolumeFile, type ExportSpec, Reactor } from '@cairn/block-export';
+import {
+  type CacheMode,
+  ensureVolumeFile,
+  type ExportSpec,
+  lockVolumeFile,
+  Reactor,
+} from '@cairn/block-export';
 import { CliError } from '../cli-error.js';
 import { sizeInBytes } from '../whole-number.js';
 import { openControl, requestResize } from './control-socket.js';
@@ -122,6 +128,8 @@ const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Prom
     for (const spec of specs) {
       try {
         if (options.size !== undefined) ensureVolumeFile(spec.filePath, options.size);
+        // Held until the process ends; a reader harms nobody.
+        if (!spec.readOnly) await lockVolumeFile(spec.filePath);
         await reactor.addExport(spec);
       } catch (error) {
         throw new CliError(error instanceof Error ? error.message : String(error), undefined, {
