@@ -97,7 +97,7 @@ const scribble = (random: Random, { driver }: FakeQueue, ram: GuestRam): void =>
       return driver.setAvailEntry(value, random.below(0x10000));
     default: {
       const at = Math.min(random.below(driver.size), driver.size - 4);
-      return void ram.bytes(driver.descGpa + 16 * at, 64).set(random.bytes(64));
+      ram.bytes(driver.descGpa + 16 * at, 64).set(random.bytes(64));
     }
   }
 };
