@@ -69,6 +69,8 @@ export function findRunAs(paths: readonly string[]): RunAs {
   for (const capability of ['dac_read_search', 'dac_override']) {
     const prefix = [
       'setpriv',
+      // Without it access(2), which initdb asks first, would leave the lent right out of account.
+      ...['--securebits', '+no_setuid_fixup'],
       ...['--reuid', String(owner.uid), '--regid', String(owner.gid), '--clear-groups'],
       ...['--inh-caps', `-all,+${capability}`, '--ambient-caps', `-all,+${capability}`],
     ];
