@@ -104,20 +104,26 @@ describe.each(queueKinds)('two of everything, queue in %s', (queue) => {
     await stack.api.deleteVolume(volume.id);
   });
 
-  it('loses nothing when one of two workers is killed under load', async () => {
-    const created = await times(async (index) => {
-      const started = await clientOf(index).startCreate(MIB);
-      if (index === parallel / 2) void stack.workers[1]!.kill();
-      return started;
-    });
-    await Promise.all(created.map(({ operation }) => stack.api.succeeded(operation)));
-    expect((await stack.nodeContents()).volumes).toHaveLength(parallel);
-    await stack.workers[1]!.exited();
-    await stack.workers[1]!.start();
-    const removed = await Promise.all(
-      created.map(({ volume }, index) => clientOf(index).startDelete(volume.id)),
-    );
-    await Promise.all(removed.map(({ operation }) => stack.api.succeeded(operation)));
-    expect(await stack.nodeContents()).toEqual(emptyNode);
-  });
+  it.each(['kill', 'stop'] as const)(
+    'loses nothing when one of two workers gets a %s under load',
+    async (end) => {
+      const worker = stack.workers[1]!;
+      const created = await times(async (index) => {
+        const started = await clientOf(index).startCreate(MIB);
+        if (index === parallel / 2) void worker[end]();
+        return started;
+      });
+      await Promise.all(created.map(({ operation }) => stack.api.succeeded(operation)));
+      expect((await stack.nodeContents()).volumes).toHaveLength(parallel);
+      expect(await worker.exited()).toEqual(
+        end === 'kill' ? { code: null, signal: 'SIGKILL' } : { code: 0, signal: null },
+      );
+      await worker.start();
+      const removed = await Promise.all(
+        created.map(({ volume }, index) => clientOf(index).startDelete(volume.id)),
+      );
+      await Promise.all(removed.map(({ operation }) => stack.api.succeeded(operation)));
+      expect(await stack.nodeContents()).toEqual(emptyNode);
+    },
+  );
 });

@@ -137,6 +137,17 @@ describe.each(queueKinds)('the life of a volume, queue in %s', (queue) => {
     await stack.api.deleteVolume(volume.id);
   });
 
+  it('ends an operation whose volume somebody took out of the database', async () => {
+    await stack.worker.stop();
+    const { operation, volume } = await stack.api.startCreate(MIB);
+    await sql(stack.databaseUrl, 'DELETE FROM volumes WHERE id = $1', [volume.id]);
+    await stack.worker.start();
+    expect(await stack.api.ended(operation)).toMatchObject({
+      state: 'failed',
+      error: { code: 'volume-not-found' },
+    });
+  });
+
   it('fails a create for which no node is ready at its deadline, and deletes the volume in error', async () => {
     await stack.dataPlane.stop();
     await sql(stack.databaseUrl, `UPDATE nodes SET last_heartbeat_at = now() - interval '1 minute'`);

@@ -21,10 +21,25 @@ export class CrashBench {
     fault: FaultPointName,
     act: () => Promise<Started>,
   ): Promise<Started> {
+    return this.dieAtEach(app, [fault], act);
+  }
+
+  /** Like `dieAt` with one step after the other: each new life of the app dies further on, and the last one lives. */
+  async dieAtEach<Started>(
+    app: AppProcess,
+    steps: readonly FaultPointName[],
+    act: () => Promise<Started>,
+  ): Promise<Started> {
+    const [step, ...further] = steps;
+    if (step === undefined) throw new Error('there is no step to die at');
     await app.stop();
-    await app.start({ CAIRN_FAULT_POINT: fault });
+    await app.start({ CAIRN_FAULT_POINT: step });
     const started = await act();
     expect(await app.exited()).toEqual({ code: null, signal: 'SIGKILL' });
+    for (const next of further) {
+      const { signal } = await app.startAndEnd({ CAIRN_FAULT_POINT: next });
+      expect([next, signal]).toEqual([next, 'SIGKILL']);
+    }
     await app.start();
     return started;
   }

@@ -92,11 +92,18 @@ export class OperationRunner {
   }
 
   private async giveUp(claimed: Operation, reason: Reason): Promise<void> {
-    const settle = await this.handlers.abandon(claimed, reason);
-    await this.unitOfWork.run(async (repositories) => {
-      await settle(repositories);
-      await repositories.operations.fail(claimed, reason);
-    });
+    try {
+      const settle = await this.handlers.abandon(claimed, reason);
+      await this.unitOfWork.run(async (repositories) => {
+        await settle(repositories);
+        await repositories.operations.fail(claimed, reason);
+      });
+    } catch (error) {
+      if (!(error instanceof DomainError) || error.retryable) throw error;
+      // Rows that do not allow the move were changed by hand; the operation must end all the same.
+      this.logger.error(`${claimed.id} ends without moving ${claimed.target.volumeId}: ${error.message}`);
+      await this.unitOfWork.read(({ operations }) => operations.fail(claimed, reason));
+    }
     this.logger.error(
       `${claimed.kind} ${claimed.id} of ${claimed.target.volumeId} failed: ${reason.code}: ${reason.message}`,
     );
