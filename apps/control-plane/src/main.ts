@@ -29,6 +29,9 @@ function exitFor(error: unknown): number {
   return 1;
 }
 
+// Whoever reads the log may be gone first, as a supervisor that was killed; that must not stop an orderly end.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+
 try {
   const running = await start();
   const logger = new Logger('main');

@@ -17,6 +17,9 @@ function exitFor(error: unknown): number {
   return 1;
 }
 
+// Whoever reads the log may be gone first, as a supervisor that was killed; that must not stop an orderly end.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+
 try {
   const running = await startWorker(readConfig(process.env, (path) => readFileSync(path, 'utf8')));
   const stop = (signal: NodeJS.Signals): void => {

@@ -9,7 +9,11 @@ const guard = `
 signal=$1; shift
 "$@" 3<&- &
 program=$!
-{ cat <&3 >/dev/null 2>&1; kill -"$signal" "$program" 2>/dev/null; } &
+{
+  cat <&3; kill -"$signal" "$program"
+  seconds=0; while [ $seconds -lt 30 ] && kill -0 "$program"; do sleep 1; seconds=$((seconds + 1)); done
+  kill -KILL "$program"
+} >/dev/null 2>&1 &
 watcher=$!
 wait "$program"; status=$?
 kill "$watcher" 2>/dev/null
