@@ -106,7 +106,8 @@ describe.each(['redis', 'postgres'] as const)('the queue on %s', (kind) => {
 
     await server().bringUp();
     const late = newId('op');
-    for (const end = Date.now() + 10_000; !seen.includes(late) && Date.now() < end;) {
+    // A nudge can arrive after the nudger stopped waiting for the answer; the next one then says that it works.
+    for (const end = Date.now() + 10_000; (!seen.includes(late) || lines.length < 2) && Date.now() < end;) {
       await nudger.nudge({ id: late, attempts: 0 });
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
