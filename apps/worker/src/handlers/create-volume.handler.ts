@@ -2,7 +2,12 @@ import { Injectable, Logger } from '@nestjs/common';
 import { DomainError, type FaultPoints, type NodeId, type Reason, type Volume } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
-import type { OperationHandler, OperationOfKind, Settlement } from '../operations/operation.handlers.js';
+import type {
+  Abandonment,
+  OperationHandler,
+  OperationOfKind,
+  Settlement,
+} from '../operations/operation.handlers.js';
 import { chooseNode } from '../placement/choose-node.js';
 import { HandlerSettings } from './handler.settings.js';
 import { volumeOf } from './volume.lookup.js';
@@ -34,17 +39,20 @@ export class CreateVolumeHandler implements OperationHandler<'create-volume'> {
     };
   }
 
-  async abandon(operation: CreateVolume, reason: Reason): Promise<Settlement> {
+  async abandon(operation: CreateVolume, reason: Reason): Promise<Abandonment> {
     const volume = await this.unitOfWork.read((repositories) => volumeOf(repositories, operation));
     const { id, nodeId } = volume;
-    if (nodeId !== undefined) {
-      // What is left behind goes when the volume, now in `error`, is deleted.
-      await this.agents
-        .call(nodeId, (agent) => agent.deleteVolume(id))
-        .catch((error: unknown) => this.logger.warn(`${id} may be left on ${nodeId}: ${String(error)}`));
-    }
-    return async ({ volumes }) => {
-      await volumes.transition(volume, 'failed', { reason });
+    return {
+      settle: async ({ volumes }) => {
+        await volumes.transition(volume, 'failed', { reason });
+      },
+      cleanUp: async () => {
+        if (nodeId === undefined) return;
+        // What is left behind goes when the volume, now in `error`, is deleted.
+        await this.agents
+          .call(nodeId, (agent) => agent.deleteVolume(id))
+          .catch((error: unknown) => this.logger.warn(`${id} may be left on ${nodeId}: ${String(error)}`));
+      },
     };
   }
 

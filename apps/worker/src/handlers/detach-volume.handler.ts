@@ -2,7 +2,12 @@ import { Injectable } from '@nestjs/common';
 import { DomainError, reasonOf, type Attachment, type NodeId, type Reason } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
-import type { OperationHandler, OperationOfKind, Settlement } from '../operations/operation.handlers.js';
+import type {
+  Abandonment,
+  OperationHandler,
+  OperationOfKind,
+  Settlement,
+} from '../operations/operation.handlers.js';
 import { HandlerSettings } from './handler.settings.js';
 import { attachmentOf, volumeOf } from './volume.lookup.js';
 
@@ -27,10 +32,12 @@ export class DetachVolumeHandler implements OperationHandler<'detach-volume'> {
     };
   }
 
-  async abandon(operation: DetachVolume, reason: Reason): Promise<Settlement> {
+  async abandon(operation: DetachVolume, reason: Reason): Promise<Abandonment> {
     const { attachment } = await this.load(operation);
-    return async ({ attachments }) => {
-      await attachments.transition(attachment, 'kept', { reason });
+    return {
+      settle: async ({ attachments }) => {
+        await attachments.transition(attachment, 'kept', { reason });
+      },
     };
   }
 
