@@ -193,6 +193,17 @@ describe('a worker that sleeps through its lease', () => {
 });
 
 describe('a create', () => {
+  it('keeps its place when a late worker that met a full pool takes it away under the call', async () => {
+    const operation = await beginCreate();
+    const { volumeId } = operation.target;
+    agent.before = async () => {
+      await database.unitOfWork.read(({ volumes }) => volumes.unplace(volumeId, nodeId));
+      return undefined;
+    };
+    await worker().run(operation.id);
+    expect((await rowsOf(operation)).volume).toMatchObject({ state: 'available', nodeId, poolId });
+  });
+
   it('that passes its deadline ends in error and leaves nothing on the node', async () => {
     const operation = await beginCreate();
     agent.before = (verb) => {
