@@ -1,5 +1,6 @@
 import { newId, noFaultPoints, type Operation, type OperationIntent, type ProjectId } from '@cairn/domain';
 import { Database, type UnitOfWork } from '@cairn/persistence';
+import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { AttachVolumeHandler } from '../../apps/worker/src/handlers/attach-volume.handler.js';
 import { CreateVolumeHandler } from '../../apps/worker/src/handlers/create-volume.handler.js';
@@ -10,6 +11,7 @@ import { OperationHandlers } from '../../apps/worker/src/operations/operation.ha
 import { OperationRunner } from '../../apps/worker/src/operations/operation.runner.js';
 import { sql, startPostgres, type TestPostgres } from '../support/databases.js';
 import { FakeAgent } from '../support/fake-agent.js';
+import { eventually } from './control-plane.fixture.js';
 
 const MIB = 2 ** 20;
 const nodeId = newId('node');
@@ -245,6 +247,32 @@ describe('an attach', () => {
 });
 
 describe('a detach', () => {
+  it('locks the volume before the attachment, as the API does, so that the two cannot deadlock', async () => {
+    const operation = await beginDetach();
+    const { volumeId, attachmentId } = operation.target;
+    const api = new pg.Client({ connectionString: url });
+    await api.connect();
+    try {
+      await api.query('BEGIN');
+      await api.query('SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE', [volumeId]);
+      const run = worker().run(operation.id);
+      await eventually(
+        async () =>
+          (await sql(url, `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)).length > 0,
+      );
+      await api.query('SELECT 1 FROM attachments WHERE id = $1 FOR UPDATE NOWAIT', [attachmentId]);
+      await api.query('COMMIT');
+      await run;
+    } finally {
+      await api.end();
+    }
+    expect(await rowsOf(operation)).toMatchObject({
+      operation: { state: 'succeeded', attempts: 1 },
+      volume: { state: 'available' },
+      attachment: { state: 'detached' },
+    });
+  });
+
   it('is forced by the request that joins it while it waits for the guest', async () => {
     const operation = await beginDetach();
     agent.before = (verb) => (verb.includes('force=false') ? 'export-busy' : undefined);

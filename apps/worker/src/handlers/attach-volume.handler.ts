@@ -53,8 +53,8 @@ export class AttachVolumeHandler implements OperationHandler<'attach-volume'> {
     const { generation } = operation.params;
     return {
       settle: async ({ attachments, volumes }) => {
-        await attachments.transition(attachment, 'failed', { reason });
         await volumes.transition(volume, 'detached');
+        await attachments.transition(attachment, 'failed', { reason });
       },
       cleanUp: async () => {
         if (nodeId === undefined) return;

@@ -27,8 +27,8 @@ export class DetachVolumeHandler implements OperationHandler<'detach-volume'> {
     const { nodeId } = volume;
     if (nodeId !== undefined) await this.deleteExport(operation, attachment, nodeId);
     return async ({ attachments, volumes }) => {
-      await attachments.transition(attachment, 'detached', { connection: null, reason: null });
       await volumes.transition(volume, 'detached');
+      await attachments.transition(attachment, 'detached', { connection: null, reason: null });
     };
   }
 

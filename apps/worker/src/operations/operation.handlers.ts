@@ -9,7 +9,11 @@ import { DetachVolumeHandler } from '../handlers/detach-volume.handler.js';
 /** An operation of one kind. */
 export type OperationOfKind<K extends OperationKind> = Extract<Operation, { kind: K }>;
 
-/** Moves the volume and the attachment, in the transaction that ends the operation. */
+/**
+ * Moves the volume and the attachment, in the transaction that ends the operation.
+ *
+ * In this order: the API locks the volume, then the attachment, then the operation, and so must we.
+ */
 export type Settlement = (repositories: Repositories) => Promise<void>;
 
 /** What giving up comes to: first the rows, then the node. */
