@@ -2,7 +2,12 @@ import { Injectable, Logger } from '@nestjs/common';
 import { DomainError, type Reason } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
-import type { OperationHandler, OperationOfKind, Settlement } from '../operations/operation.handlers.js';
+import type {
+  Abandonment,
+  OperationHandler,
+  OperationOfKind,
+  Settlement,
+} from '../operations/operation.handlers.js';
 import { HandlerSettings } from './handler.settings.js';
 import { attachmentOf, volumeOf } from './volume.lookup.js';
 
@@ -42,21 +47,24 @@ export class AttachVolumeHandler implements OperationHandler<'attach-volume'> {
     };
   }
 
-  async abandon(operation: AttachVolume, reason: Reason): Promise<Settlement> {
+  async abandon(operation: AttachVolume, reason: Reason): Promise<Abandonment> {
     const { volume, attachment } = await this.load(operation);
     const { nodeId } = volume;
     const { generation } = operation.params;
-    if (nodeId !== undefined) {
-      // What is left behind is fenced by the next attachment, or goes with the volume.
-      await this.agents
-        .call(nodeId, (agent) => agent.deleteExport(volume.id, { generation, force: true }))
-        .catch((error: unknown) =>
-          this.logger.warn(`${volume.id} may be exported on ${nodeId}: ${String(error)}`),
-        );
-    }
-    return async ({ attachments, volumes }) => {
-      await attachments.transition(attachment, 'failed', { reason });
-      await volumes.transition(volume, 'detached');
+    return {
+      settle: async ({ attachments, volumes }) => {
+        await volumes.transition(volume, 'detached');
+        await attachments.transition(attachment, 'failed', { reason });
+      },
+      cleanUp: async () => {
+        if (nodeId === undefined) return;
+        // What is left behind is fenced by the next attachment, or goes with the volume.
+        await this.agents
+          .call(nodeId, (agent) => agent.deleteExport(volume.id, { generation, force: true }))
+          .catch((error: unknown) =>
+            this.logger.warn(`${volume.id} may be exported on ${nodeId}: ${String(error)}`),
+          );
+      },
     };
   }
 

@@ -2,8 +2,13 @@ import { Injectable, Logger } from '@nestjs/common';
 import { DomainError, type FaultPoints, type NodeId, type Reason, type Volume } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
-import type { OperationHandler, OperationOfKind, Settlement } from '../operations/operation.handlers.js';
-import { chooseNode } from '../placement/choose-node.js';
+import type {
+  Abandonment,
+  OperationHandler,
+  OperationOfKind,
+  Settlement,
+} from '../operations/operation.handlers.js';
+import { chooseNode, type Place } from '../placement/choose-node.js';
 import { HandlerSettings } from './handler.settings.js';
 import { volumeOf } from './volume.lookup.js';
 
@@ -26,37 +31,48 @@ export class CreateVolumeHandler implements OperationHandler<'create-volume'> {
   async perform(operation: CreateVolume): Promise<Settlement> {
     const volume = await this.unitOfWork.read((repositories) => volumeOf(repositories, operation));
     // Written down before the agent is called, so that whoever retries asks the same node.
-    const nodeId = volume.nodeId ?? (await this.place(volume, operation.attempts));
+    const place = placeOf(volume) ?? (await this.place(volume, operation.attempts));
     this.faultPoints.reach('worker.after-placement');
-    await this.putVolume(volume, nodeId);
+    await this.putVolume(volume, place.nodeId);
     return async ({ volumes }) => {
       await volumes.transition(volume, 'created', { reason: null });
+      // A late worker that met a full pool may have taken the place away, or chosen another since.
+      const { nodeId } = await volumes.place(volume.id, place);
+      if (nodeId !== place.nodeId) {
+        throw new DomainError('concurrent-change', {
+          message: `${volume.id} was placed elsewhere meanwhile.`,
+        });
+      }
     };
   }
 
-  async abandon(operation: CreateVolume, reason: Reason): Promise<Settlement> {
+  async abandon(operation: CreateVolume, reason: Reason): Promise<Abandonment> {
     const volume = await this.unitOfWork.read((repositories) => volumeOf(repositories, operation));
     const { id, nodeId } = volume;
-    if (nodeId !== undefined) {
-      // What is left behind goes when the volume, now in `error`, is deleted.
-      await this.agents
-        .call(nodeId, (agent) => agent.deleteVolume(id))
-        .catch((error: unknown) => this.logger.warn(`${id} may be left on ${nodeId}: ${String(error)}`));
-    }
-    return async ({ volumes }) => {
-      await volumes.transition(volume, 'failed', { reason });
+    return {
+      settle: async ({ volumes }) => {
+        await volumes.transition(volume, 'failed', { reason });
+      },
+      cleanUp: async () => {
+        if (nodeId === undefined) return;
+        // What is left behind goes when the volume, now in `error`, is deleted.
+        await this.agents
+          .call(nodeId, (agent) => agent.deleteVolume(id))
+          .catch((error: unknown) => this.logger.warn(`${id} may be left on ${nodeId}: ${String(error)}`));
+      },
     };
   }
 
-  private async place({ id, sizeBytes }: Volume, attempt: number): Promise<NodeId> {
+  private async place({ id, sizeBytes }: Volume, attempt: number): Promise<Place> {
     const { overcommitRatio } = this.settings;
-    const { nodeId } = await this.unitOfWork.read(async ({ nodes, volumes }) => {
+    const placed = await this.unitOfWork.read(async ({ nodes, volumes }) => {
       const place = chooseNode(await nodes.list(), { sizeBytes, overcommitRatio, attempt });
       return volumes.place(id, place);
     });
-    if (nodeId === undefined)
-      throw new DomainError('internal', { message: `${id} has no place after placement.` });
-    return nodeId;
+    const place = placeOf(placed);
+    if (place === undefined)
+      throw new DomainError('concurrent-change', { message: `${id} lost its place to another worker.` });
+    return place;
   }
 
   private async putVolume({ id, sizeBytes }: Volume, nodeId: NodeId): Promise<void> {
@@ -72,4 +88,8 @@ export class CreateVolumeHandler implements OperationHandler<'create-volume'> {
     }
     this.faultPoints.reach('worker.after-agent-call');
   }
+}
+
+function placeOf({ nodeId, poolId }: Volume): Place | undefined {
+  return nodeId === undefined || poolId === undefined ? undefined : { nodeId, poolId };
 }

@@ -2,7 +2,12 @@ import { Injectable } from '@nestjs/common';
 import type { NodeId, Reason, Volume } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
-import type { OperationHandler, OperationOfKind, Settlement } from '../operations/operation.handlers.js';
+import type {
+  Abandonment,
+  OperationHandler,
+  OperationOfKind,
+  Settlement,
+} from '../operations/operation.handlers.js';
 import { HandlerSettings } from './handler.settings.js';
 import { volumeOf } from './volume.lookup.js';
 
@@ -26,10 +31,12 @@ export class DeleteVolumeHandler implements OperationHandler<'delete-volume'> {
     };
   }
 
-  async abandon(operation: DeleteVolume, reason: Reason): Promise<Settlement> {
+  async abandon(operation: DeleteVolume, reason: Reason): Promise<Abandonment> {
     const volume = await this.unitOfWork.read((repositories) => volumeOf(repositories, operation));
-    return async ({ volumes }) => {
-      await volumes.transition(volume, 'failed', { reason });
+    return {
+      settle: async ({ volumes }) => {
+        await volumes.transition(volume, 'failed', { reason });
+      },
     };
   }
 

@@ -2,7 +2,12 @@ import { Injectable } from '@nestjs/common';
 import { DomainError, reasonOf, type Attachment, type NodeId, type Reason } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
-import type { OperationHandler, OperationOfKind, Settlement } from '../operations/operation.handlers.js';
+import type {
+  Abandonment,
+  OperationHandler,
+  OperationOfKind,
+  Settlement,
+} from '../operations/operation.handlers.js';
 import { HandlerSettings } from './handler.settings.js';
 import { attachmentOf, volumeOf } from './volume.lookup.js';
 
@@ -22,15 +27,17 @@ export class DetachVolumeHandler implements OperationHandler<'detach-volume'> {
     const { nodeId } = volume;
     if (nodeId !== undefined) await this.deleteExport(operation, attachment, nodeId);
     return async ({ attachments, volumes }) => {
-      await attachments.transition(attachment, 'detached', { connection: null, reason: null });
       await volumes.transition(volume, 'detached');
+      await attachments.transition(attachment, 'detached', { connection: null, reason: null });
     };
   }
 
-  async abandon(operation: DetachVolume, reason: Reason): Promise<Settlement> {
+  async abandon(operation: DetachVolume, reason: Reason): Promise<Abandonment> {
     const { attachment } = await this.load(operation);
-    return async ({ attachments }) => {
-      await attachments.transition(attachment, 'kept', { reason });
+    return {
+      settle: async ({ attachments }) => {
+        await attachments.transition(attachment, 'kept', { reason });
+      },
     };
   }
 

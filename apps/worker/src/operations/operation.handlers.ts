@@ -9,8 +9,24 @@ import { DetachVolumeHandler } from '../handlers/detach-volume.handler.js';
 /** An operation of one kind. */
 export type OperationOfKind<K extends OperationKind> = Extract<Operation, { kind: K }>;
 
-/** Moves the volume and the attachment, in the transaction that ends the operation. */
+/**
+ * Moves the volume and the attachment, in the transaction that ends the operation.
+ *
+ * In this order: the API locks the volume, then the attachment, then the operation, and so must we.
+ */
 export type Settlement = (repositories: Repositories) => Promise<void>;
+
+/** What giving up comes to: first the rows, then the node. */
+export interface Abandonment {
+  settle: Settlement;
+  /**
+   * Takes away what the node has of it, as far as it can; does not throw.
+   *
+   * Called once the settlement has committed, and not at all when it did not or a crash comes between.
+   * A worker whose lease ran out unnoticed would otherwise destroy what another has finished.
+   */
+  cleanUp?: () => Promise<void>;
+}
 
 /**
  * The effect of one kind of operation.
@@ -21,8 +37,8 @@ export type Settlement = (repositories: Repositories) => Promise<void>;
 export interface OperationHandler<K extends OperationKind> {
   /** Brings the effect about. Throws DomainError; `retryable` decides what happens next. */
   perform(operation: OperationOfKind<K>): Promise<Settlement>;
-  /** Undoes what it can of an operation that will not be tried again. Does not throw for what it cannot undo. */
-  abandon(operation: OperationOfKind<K>, reason: Reason): Promise<Settlement>;
+  /** Says how to end an operation that will not be tried again. Changes nothing itself. */
+  abandon(operation: OperationOfKind<K>, reason: Reason): Promise<Abandonment>;
 }
 
 type HandlerTable = { readonly [K in OperationKind]: OperationHandler<K> };
@@ -52,7 +68,7 @@ export class OperationHandlers {
   }
 
   /** See {@link OperationHandler.abandon}. */
-  abandon<K extends OperationKind>(operation: OperationOfKind<K>, reason: Reason): Promise<Settlement> {
+  abandon<K extends OperationKind>(operation: OperationOfKind<K>, reason: Reason): Promise<Abandonment> {
     return this.handlerOf(operation).abandon(operation, reason);
   }
 

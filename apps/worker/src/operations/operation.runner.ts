@@ -93,11 +93,12 @@ export class OperationRunner {
 
   private async giveUp(claimed: Operation, reason: Reason): Promise<void> {
     try {
-      const settle = await this.handlers.abandon(claimed, reason);
+      const { settle, cleanUp } = await this.handlers.abandon(claimed, reason);
       await this.unitOfWork.run(async (repositories) => {
         await settle(repositories);
         await repositories.operations.fail(claimed, reason);
       });
+      await cleanUp?.();
     } catch (error) {
       if (!(error instanceof DomainError) || error.retryable) throw error;
       // Rows that do not allow the move were changed by hand; the operation must end all the same.
