@@ -97,7 +97,8 @@ export class HostileArena {
   /** A connection on which features, and nothing else, are agreed. */
   async negotiated(): Promise<FakeFrontend> {
     const frontend = this.connect();
-    await frontend.setFeatures((await frontend.getFeatures()) & ~bits(RING_FEATURE.LOG_ALL));
+    const offered = await frontend.getFeatures();
+    await frontend.setFeatures(offered & ~bits(RING_FEATURE.LOG_ALL, RING_FEATURE.RING_PACKED));
     await frontend.getProtocolFeatures();
     const { MQ, REPLY_ACK, CONFIG, BACKEND_REQ } = PROTOCOL_FEATURE;
     await frontend.setProtocolFeatures(bits(MQ, REPLY_ACK, CONFIG, BACKEND_REQ));

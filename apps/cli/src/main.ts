@@ -2,9 +2,10 @@
 import { QemuError, QmpCommandError } from '@cairn/qemu';
 import { Command } from 'commander';
 import { CliError } from './cli-error.js';
-import { exportCommand, resizeCommand } from './export/export.command.js';
+import { exportCommand, limitCommand, resizeCommand } from './export/export.command.js';
 import { demoCommand } from './demo/demo.command.js';
 import { plugCommand, unplugCommand } from './plug/plug.command.js';
+import { topCommand } from './top/top.command.js';
 import { upCommand } from './stack/up.command.js';
 import { volumeCommand } from './volumes/volume.command.js';
 
@@ -14,6 +15,8 @@ const program = new Command('cairn')
   .addCommand(upCommand())
   .addCommand(exportCommand())
   .addCommand(resizeCommand())
+  .addCommand(limitCommand())
+  .addCommand(topCommand())
   .addCommand(volumeCommand())
   .addCommand(demoCommand())
   .addCommand(plugCommand())

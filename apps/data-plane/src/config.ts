@@ -16,6 +16,8 @@ export interface DataPlaneConfig {
   readonly stateDirectory: string;
   readonly overcommitRatio: number;
   readonly cache: 'direct' | 'writeback';
+  /** Threads that serve the rings. */
+  readonly reactors: number;
   readonly log: 'json' | 'text';
   /** Unset: the node serves and reports to nobody. */
   readonly heartbeat?: HeartbeatConfig;
@@ -69,6 +71,7 @@ export function readConfig(
     stateDirectory: absolutePath(reader, 'CAIRN_STATE_DIR', 'what the node remembers across restarts'),
     overcommitRatio: reader.integer('CAIRN_OVERCOMMIT_RATIO', 10, { min: 1, max: 1000 }),
     cache: reader.oneOf('CAIRN_CACHE', ['writeback', 'direct'], 'writeback'),
+    reactors: reader.integer('CAIRN_REACTORS', 1, { min: 1, max: 64 }),
     log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),
     ...readHeartbeat(reader),
   };

@@ -1,6 +1,6 @@
 import { check, native } from '@cairn/native';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { BlkDevice } from './blk-device.js';
+import type { DeviceShard } from './device-shard.js';
 import { BOUNCE_BYTES, BounceBuffer } from './bounce.js';
 import { RequestSlots, SLOT } from './request-slots.js';
 
@@ -56,7 +56,7 @@ describe('a bounce buffer', () => {
     const view = native.view(guest, 4096);
     const bytes = new Uint8Array(view);
     const slots = new RequestSlots(1);
-    const slot = slots.take({} as BlkDevice, undefined, SLOT.WRITE);
+    const slot = slots.take({} as DeviceShard, undefined, SLOT.WRITE);
     const list = slots.listFor(slot, 3)!;
     const entry = (index: number, at: number, length: number) =>
       list.set([(guest + at) % U32, Math.floor((guest + at) / U32), length, 0], 4 * index);

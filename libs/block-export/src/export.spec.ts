@@ -18,9 +18,15 @@ import { setImmediate } from 'node:timers/promises';
 import { check, native } from '@cairn/native';
 import { FakeBlkDisk, FakeFrontend } from '@cairn/vhost-user/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ExportArena } from './export-arena.js';
 import { Export } from './export.js';
+import { byName } from './failure-names.js';
+import type { RingPlaces } from './blk-backend.js';
+import { Peers } from './peers.js';
+import { Placement } from './placement.js';
 import type { ExportSpec } from './reactor-protocol.js';
 import { ReactorLoop } from './reactor-loop.js';
+import { ShardDirectory, type ShardRequest } from './shard-directory.js';
 import { ensureVolumeFile } from './volume-file.js';
 
 const MIB = 2 ** 20;
@@ -35,6 +41,8 @@ describe('an export on its loop', () => {
   let exports: Export[];
   let disks: FakeBlkDisk[];
   let sleeps: number;
+  let places: RingPlaces;
+  let arenas: Map<Export, ExportArena>;
 
   beforeEach(() => {
     before = openDescriptors();
@@ -53,6 +61,12 @@ describe('an export on its loop', () => {
     };
     exports = [];
     disks = [];
+    arenas = new Map();
+    const shards = new ShardDirectory(loop, 0);
+    const peers = new Peers<ShardRequest>(0, [undefined], (request, answer) =>
+      shards.handle(request, answer),
+    );
+    places = { peers, shards, placement: new Placement(Placement.bufferFor(1), 0) };
   });
   afterEach(async () => {
     for (const disk of disks) disk.close();
@@ -78,6 +92,22 @@ describe('an export on its loop', () => {
   const rounds = (count: number) => {
     for (let round = 0; round < count; round += 1) loop.round();
   };
+  /** What is known of an export: its connection, and what its rings have counted. */
+  const statusOf = (one: Export) => {
+    const { shared } = arenas.get(one)!;
+    const { requests, counters, names } = arenas.get(one)!.total();
+    const { errors, faults } = byName(names);
+    return {
+      connected: one.status().connected,
+      requests: Object.values(requests).reduce((sum, count) => sum + count, 0),
+      bytesRead: counters.bytesRead,
+      bytesWritten: counters.bytesWritten,
+      faultsByName: { ...faults, ...one.status().disconnects },
+      errorsByName: errors,
+      sizeBytes: shared.sizeBytes,
+      failed: shared.failure,
+    };
+  };
   const closed = (one: Export) => new Promise<void>((resolve) => one.close(resolve));
   const serve = (more: Partial<ExportSpec> = {}) => {
     const spec: ExportSpec = {
@@ -90,7 +120,9 @@ describe('an export on its loop', () => {
       serial: 'vol-0123456789abcdef',
       ...more,
     };
-    const one = new Export(loop, spec);
+    const arena = ExportArena.make(1);
+    const one = new Export(loop, places, spec, arena.buffer);
+    arenas.set(one, arena);
     exports.push(one);
     return one;
   };
@@ -107,7 +139,7 @@ describe('an export on its loop', () => {
     await during(disk.flush());
     expect((await during(disk.read(4096, 512))).every((byte) => byte === 7)).toBe(true);
     expect(readFileSync(filePath).subarray(4095, 4098)).toEqual(Buffer.from([0, 7, 7]));
-    expect(one.status()).toMatchObject({ connected: true, requests: 3, bytesWritten: 4096, bytesRead: 512 });
+    expect(statusOf(one)).toMatchObject({ connected: true, requests: 3, bytesWritten: 4096, bytesRead: 512 });
     rounds(20);
     const slept = sleeps;
     rounds(20);
@@ -123,7 +155,7 @@ describe('an export on its loop', () => {
     driver.setAvailIdx((driver.availIdx + 1000) & 0xffff);
     disk.queues[0]!.kick();
     for (let round = 0; round < 1000 && !disk.queues[0]!.sawError(); round += 1) loop.round();
-    expect(one.status().faultsByName).toEqual({ 'avail-idx-overrun': 1 });
+    expect(statusOf(one).faultsByName).toEqual({ 'avail-idx-overrun': 1 });
     rounds(20);
     const slept = sleeps;
     rounds(20);
@@ -143,7 +175,7 @@ describe('an export on its loop', () => {
     for (const queue of disk.queues) disk.uncork(queue);
     const parts = await during(Promise.all(reads));
     expect(parts.every((part) => part[0] === 0x5a)).toBe(true);
-    expect(loop.inKernel).toBe(0);
+    expect(loop.inSlots).toBe(0);
   });
 
   it('keeps neighbours in one block apart when it must read before it writes (O_DIRECT)', async () => {
@@ -164,7 +196,7 @@ describe('an export on its loop', () => {
     expect(sectors.map((index) => [bytes[index * 512], bytes[index * 512 + 511]])).toEqual(
       sectors.map((index) => [index + 1, index + 1]),
     );
-    expect(one.status().errorsByName).toEqual({});
+    expect(statusOf(one).errorsByName).toEqual({});
   });
 
   it('serves the next front-end when the one before has gone, one at a time', async () => {
@@ -172,7 +204,7 @@ describe('an export on its loop', () => {
     const first = await attach();
     const second = FakeBlkDisk.open(socketPath);
     rounds(20);
-    expect(one.status()).toMatchObject({ connected: true, requests: 0 });
+    expect(statusOf(one)).toMatchObject({ connected: true, requests: 0 });
     first.close();
     disks.push(await during(second));
     expect(await during(disks[1]!.getId())).toBe('vol-0123456789abcdef');
@@ -186,7 +218,7 @@ describe('an export on its loop', () => {
       frontend.close();
       rounds(10);
     }
-    expect(one.status()).toMatchObject({ connected: false, faultsByName: { 'message-truncated': 34 } });
+    expect(statusOf(one)).toMatchObject({ connected: false, faultsByName: { 'message-truncated': 34 } });
     const disk = await attach();
     expect((await during(disk.read(0, 512))).length).toBe(512);
   });
@@ -215,7 +247,7 @@ describe('an export on its loop', () => {
         await setImmediate();
       }
       expect((await read).length).toBe(512);
-      expect(other.status().requests).toBe(1);
+      expect(statusOf(other).requests).toBe(1);
     } finally {
       Object.assign(native, { receive });
       talker.close();
@@ -329,7 +361,7 @@ describe('an export on its loop', () => {
     ])('refuses a size that is %s', (_, sizeBytes, reason) => {
       const one = serve();
       expect(() => one.resize(sizeBytes)).toThrow(reason);
-      expect(one.status().sizeBytes).toBe(MIB);
+      expect(statusOf(one).sizeBytes).toBe(MIB);
     });
   });
 });

@@ -1,9 +1,11 @@
 import { closeSync, fstatSync, lstatSync, unlinkSync } from 'node:fs';
 import { check, native } from '@cairn/native';
 import { Session, type VhostUserError } from '@cairn/vhost-user';
-import { BlkDevice } from './blk-device.js';
-import type { ExportSpec, ExportStatus } from './reactor-protocol.js';
+import { BlkBackend, type RingPlaces } from './blk-backend.js';
+import { ExportArena } from './export-arena.js';
+import { NO_LIMITS } from './rate-limiter.js';
 import type { ReactorLoop } from './reactor-loop.js';
+import type { ConnectionStatus, ExportSpec } from './reactor-protocol.js';
 import { openVolumeFile, volumeUnitBytes, type VolumeFile } from './volume-file.js';
 
 const SOCKET_MODE = 0o600;
@@ -12,10 +14,9 @@ const EAGAIN = 11;
 
 /** One served volume: its file, its listening socket, and the one front-end that is connected, if any. */
 export class Export {
-  readonly device: BlkDevice;
+  private readonly backend: BlkBackend;
   private readonly file: VolumeFile;
   private readonly listenFd: number;
-  private readonly ownsSocketFile: boolean;
   private acceptSource: number | undefined;
   private session: Session | undefined;
   private sessionSource: number | undefined;
@@ -27,17 +28,22 @@ export class Export {
   /** Opens the file and listens. Throws an Error that says what is wrong; then nothing is left open. */
   constructor(
     private readonly loop: ReactorLoop,
+    places: RingPlaces,
     private readonly spec: ExportSpec,
+    buffer: SharedArrayBuffer,
   ) {
-    this.file = openVolumeFile(spec.filePath, spec);
+    this.file = spec.nullBytes === undefined ? openVolumeFile(spec.filePath, spec) : nullFile(spec.nullBytes);
     try {
-      this.ownsSocketFile = spec.socketFd === undefined;
       this.listenFd = spec.socketFd === undefined ? listen(spec.socketPath) : inherited(spec.socketFd);
     } catch (error) {
-      closeSync(this.file.fd);
+      closeFile(this.file);
       throw error;
     }
-    this.device = new BlkDevice(loop, { file: this.file, ...spec });
+    const { id, readOnly, serial, numQueues } = spec;
+    const arena = ExportArena.over(buffer);
+    arena.limiter.configure(spec.limits ?? NO_LIMITS, native.clockMicros());
+    const shard = { exportId: id, file: this.file, readOnly, serial, arena: buffer };
+    this.backend = new BlkBackend(places, { spec: shard, arena, numQueues });
     this.awaitFrontEnd();
   }
 
@@ -53,31 +59,24 @@ export class Export {
 
   /** Announces a greater size. Throws when the file does not have it, or when it is smaller than now. */
   resize(sizeBytes: number): void {
-    const fileBytes = fstatSync(this.file.fd).size;
+    const fileBytes = this.file.fd < 0 ? sizeBytes : fstatSync(this.file.fd).size;
     const unit = volumeUnitBytes(this.file);
+    const before = this.backend.sizeBytes;
     if (!Number.isSafeInteger(sizeBytes) || sizeBytes % unit !== 0)
       throw new Error(`the size must be a multiple of ${unit} bytes, not ${sizeBytes}`);
-    if (sizeBytes < this.device.sizeBytes)
-      throw new Error(`the volume has ${this.device.sizeBytes} bytes; volumes never shrink`);
+    if (sizeBytes < before) throw new Error(`the volume has ${before} bytes; volumes never shrink`);
     if (sizeBytes > fileBytes)
       throw new Error(`${this.spec.filePath} has ${fileBytes} bytes, not ${sizeBytes}: grow it first`);
-    this.device.setCapacity(sizeBytes);
+    this.backend.resize(sizeBytes);
     this.session?.notifyConfigChange();
   }
 
-  status(): ExportStatus {
-    const { counters, errors, faults, failed } = this.device;
-    const all = [...faults, ...this.disconnects];
+  status(): ConnectionStatus {
     return {
       id: this.spec.id,
       connected: this.session !== undefined,
-      ...(failed === undefined ? {} : { failed }),
       ...(this.lastDisconnect === undefined ? {} : { lastDisconnect: this.lastDisconnect }),
-      ...counters,
-      sizeBytes: this.device.sizeBytes,
-      guestFaults: all.reduce((sum, [, count]) => sum + count, 0),
-      faultsByName: Object.fromEntries(all),
-      errorsByName: Object.fromEntries(errors),
+      disconnects: Object.fromEntries(this.disconnects),
     };
   }
 
@@ -105,10 +104,10 @@ export class Export {
     // One front-end at a time: the next one waits in the backlog until this one has gone.
     this.loop.unwatch(this.acceptSource!);
     this.acceptSource = undefined;
-    this.device.reset();
+    this.backend.reset();
     const session = new Session(
       fd,
-      this.device,
+      this.backend,
       (reason) => this.disconnected(reason),
       () => this.hear(session),
     );
@@ -137,16 +136,24 @@ export class Export {
   }
 
   private release(): void {
-    const end = (): void => {
-      this.device.close();
-      closeSync(this.listenFd);
-      if (this.ownsSocketFile && this.spec.socketPath !== undefined) removeSocket(this.spec.socketPath);
-      for (const done of this.closeWaiters.splice(0)) done();
-    };
+    const end = (): void =>
+      this.backend.close(() => {
+        closeFile(this.file);
+        closeSync(this.listenFd);
+        if (this.spec.socketFd === undefined && this.spec.socketPath !== undefined)
+          removeSocket(this.spec.socketPath);
+        for (const done of this.closeWaiters.splice(0)) done();
+      });
     if (this.spec.readOnly) end();
-    else this.device.flush(end);
+    else this.backend.flush(end);
   }
 }
+
+const nullFile = (sizeBytes: number): VolumeFile => ({ fd: -1, sizeBytes, memoryMask: 0, offsetMask: 0 });
+
+const closeFile = (file: VolumeFile): void => {
+  if (file.fd >= 0) closeSync(file.fd);
+};
 
 /** Listens on a socket file of mode 0600; one that a dead process left behind is replaced, anything else is not. */
 const listen = (path: string | undefined): number => {

@@ -1,8 +1,10 @@
 import { IO_URING, native } from '@cairn/native';
-import { type DeviceHost, IO_COMPLETION, RESERVED_SLOTS } from './blk-device.js';
 import type { BlkRing } from './blk-ring.js';
+import { IO_COMPLETION, RESERVED_SLOTS, type ShardHost } from './device-shard.js';
 import { IoUring } from './io-uring.js';
 import { RequestSlots } from './request-slots.js';
+import { HISTOGRAM } from './shard-metrics.js';
+import { ViewCache } from './view-cache.js';
 
 // One thread, one io_uring, many virtqueues.
 //
@@ -10,7 +12,7 @@ import { RequestSlots } from './request-slots.js';
 //
 // A ring is active while it is busy: the loop looks at it and its driver need not kick. Before the thread sleeps every
 // active ring is armed (its driver kicks again) and looked at once more, so that no chain can be missed; then none is
-// active until a kick or a completion says so. An idle ring therefore costs nothing.
+// active until a kick, a completion or a timer says so. An idle ring therefore costs nothing.
 
 const QUEUE_ENTRIES = 1024;
 const SLOTS = 1024;
@@ -20,7 +22,6 @@ const POLLRDHUP = 0x2000;
 const CLOCK_EVERY = 32;
 const UNKICKED_POLL_MICROS = 1000;
 const U31 = 0x7fffffff;
-const EINTR = 4;
 
 /** A descriptor that the loop watches; `onReady` is told each time something happened on it. */
 interface Source {
@@ -29,9 +30,11 @@ interface Source {
 }
 
 /** The event loop of a reactor thread. */
-export class ReactorLoop implements DeviceHost {
+export class ReactorLoop implements ShardHost {
   readonly uring = new IoUring(QUEUE_ENTRIES);
   readonly slots = new RequestSlots(SLOTS);
+  readonly views = new ViewCache();
+  now = native.clockMicros();
   /** Called when a guest's memory vanished under us (SIGBUS); whoever has the sessions looks which. */
   onMemoryFault: () => void = () => undefined;
   private readonly sources = new Map<number, Source>();
@@ -40,6 +43,8 @@ export class ReactorLoop implements DeviceHost {
   private readonly unkicked = new Set<BlkRing>();
   private readonly active: BlkRing[] = [];
   private readonly dirty: BlkRing[] = [];
+  private readonly timers = new Map<BlkRing, number>();
+  private timerAt = 0;
   private readonly faults = new Int32Array(native.guardFaults());
   private faultsSeen = 0;
   private lastSource = 0;
@@ -50,8 +55,8 @@ export class ReactorLoop implements DeviceHost {
   /** `pollMicros`: how long the thread looks at its rings, without sleeping, after the last request. */
   constructor(private readonly pollMicros: number) {}
 
-  /** Requests in the kernel. */
-  get inKernel(): number {
+  /** Requests in slots: in the kernel, or about to be. */
+  get inSlots(): number {
     return SLOTS - this.slots.available;
   }
 
@@ -79,7 +84,7 @@ export class ReactorLoop implements DeviceHost {
     this.uring.prepare(IO_URING.op.POLL_REMOVE, -1, 0, 0, id, SOURCE_EVENT, 0, 0, 0, 0);
   }
 
-  // ---- DeviceHost -----------------------------------------------------------------------------------------------
+  // ---- ShardHost ------------------------------------------------------------------------------------------------
 
   ringStarted(ring: BlkRing): void {
     this.watchKick(ring);
@@ -88,24 +93,24 @@ export class ReactorLoop implements DeviceHost {
 
   ringStopped(ring: BlkRing): void {
     this.publish(ring);
-    this.dropFrom(this.dirty, ring);
+    dropFrom(this.dirty, ring);
     ring.dirty = false;
-    this.dropFrom(this.active, ring);
+    dropFrom(this.active, ring);
     ring.active = false;
+    this.timers.delete(ring);
     this.unwatchKick(ring);
   }
 
-  ringDescriptorsChanged(ring: BlkRing): void {
+  kickChanged(ring: BlkRing): void {
     this.unwatchKick(ring);
     this.watchKick(ring);
     this.activate(ring);
-    // A call that went to the descriptor before may not have been heard.
-    this.call(ring);
   }
 
   activate(ring: BlkRing): void {
     if (ring.active || ring.broken || !ring.queue) return;
     ring.active = true;
+    ring.lookedAt = this.now;
     ring.queue.disarmKick();
     this.active.push(ring);
   }
@@ -113,8 +118,15 @@ export class ReactorLoop implements DeviceHost {
   markDirty(ring: BlkRing): void {
     if (!ring.dirty) {
       ring.dirty = true;
+      ring.dirtyAt = this.now;
       this.dirty.push(ring);
     }
+  }
+
+  wakeLater(ring: BlkRing, micros: number): void {
+    const at = (this.now + micros) | 0;
+    if (this.timers.size === 0 || ((at - this.timerAt) | 0) < 0) this.timerAt = at;
+    this.timers.set(ring, at);
   }
 
   // ---- the round ------------------------------------------------------------------------------------------------
@@ -122,7 +134,7 @@ export class ReactorLoop implements DeviceHost {
   private readonly onCompletion = (low: number, high: number, result: number, flags: number): void => {
     if (high === IO_COMPLETION) {
       const ring = this.slots.ring[low];
-      this.slots.device[low]!.completed(low, result);
+      this.slots.shard[low]!.completed(low, result);
       if (ring && !ring.active && !ring.stopping) this.activate(ring);
     } else if (high === SOURCE_EVENT) {
       this.sourceReady(low, flags);
@@ -132,7 +144,14 @@ export class ReactorLoop implements DeviceHost {
   /** One round; what `run` does until it is stopped. Sleeps when there is nothing to do. */
   round(): void {
     const { uring } = this;
-    const taken = this.poll();
+    this.now = native.clockMicros();
+    if (this.timers.size > 0) this.runTimers();
+    let taken = 0;
+    const { active } = this;
+    for (let index = 0; index < active.length; index += 1) {
+      const ring = active[index]!;
+      taken += ring.shard.poll(ring);
+    }
     const reaped = uring.reap(this.onCompletion);
     if (this.dirty.length > 0) this.publishAll();
     if (this.faults[0] !== this.faultsSeen) {
@@ -143,19 +162,10 @@ export class ReactorLoop implements DeviceHost {
     else if (taken === 0 && reaped === 0 && !this.stopped) this.idle();
   }
 
-  private poll(): number {
-    let taken = 0;
-    const { active } = this;
-    for (let index = 0; index < active.length; index += 1) {
-      const ring = active[index]!;
-      taken += ring.device.poll(ring);
-    }
-    return taken;
-  }
-
   /** Submits; where completions do not come at once, the same call also waits for the first. */
   private submit(): void {
     const { uring } = this;
+    this.slots.submitted(native.clockMicros());
     if (this.inline) {
       uring.enter(0, 0);
       this.inline = uring.hasCompletions();
@@ -169,7 +179,7 @@ export class ReactorLoop implements DeviceHost {
 
   /** Nothing to do: looks on for a while when nothing is in flight, then sleeps. */
   private idle(): void {
-    if (this.inKernel === 0 && this.active.length > 0 && this.pollMicros > 0 && this.spin()) return;
+    if (this.inSlots === 0 && this.active.length > 0 && this.pollMicros > 0 && this.spin()) return;
     if (this.arm()) this.sleep();
   }
 
@@ -180,8 +190,7 @@ export class ReactorLoop implements DeviceHost {
     for (let turn = 1; ; turn += 1) {
       for (let index = 0; index < active.length; index += 1) {
         const ring = active[index]!;
-        // What a broken ring holds is never taken: looking at it would keep the thread awake for ever.
-        if (!ring.broken && ring.queue!.hasAvail()) return true;
+        if (!ring.held && ring.queue!.hasAvail()) return true;
       }
       if (uring.hasCompletions()) return true;
       if (turn % CLOCK_EVERY === 0 && ((native.clockMicros() - start) | 0) >= this.pollMicros) return false;
@@ -190,7 +199,7 @@ export class ReactorLoop implements DeviceHost {
 
   /**
    * Asks for kicks on every active ring; true when the thread may sleep. A ring whose chains cannot be taken now (no
-   * slot free, or its device must be alone) does not keep it awake: the completion that ends that wakes it, too.
+   * slot free, its device must be alone, its volume's limit) does not keep it awake: what ends that wakes it, too.
    */
   private arm(): boolean {
     const { active } = this;
@@ -198,7 +207,7 @@ export class ReactorLoop implements DeviceHost {
     for (let index = 0; index < active.length; index += 1) {
       const ring = active[index]!;
       if (ring.broken || ring.stopping || ring.queue!.armKick()) continue;
-      if (!ring.device.paused && !starved) return false;
+      if (!ring.held && !starved) return false;
     }
     // Starved rings stay active: their drivers have kicked already and will not do so again.
     if (starved) return true;
@@ -208,9 +217,31 @@ export class ReactorLoop implements DeviceHost {
     return true;
   }
 
-  /** Sleeps until something happens; rings without a kick descriptor are looked at once a millisecond. */
+  /** Sleeps until something happens, a timer is due, or rings without a kick descriptor must be looked at again. */
   private sleep(): void {
-    this.uring.enter(1, this.unkicked.size > 0 ? UNKICKED_POLL_MICROS : 0);
+    let micros = this.unkicked.size > 0 ? UNKICKED_POLL_MICROS : 0;
+    if (this.timers.size > 0) {
+      const left = Math.max(1, (this.timerAt - native.clockMicros()) | 0);
+      micros = micros === 0 ? left : Math.min(micros, left);
+    }
+    this.uring.enter(1, micros);
+  }
+
+  private runTimers(): void {
+    if (((this.timerAt - this.now) | 0) > 0) return;
+    let next = 0;
+    let any = false;
+    for (const [ring, at] of this.timers) {
+      if (((at - this.now) | 0) <= 0) {
+        this.timers.delete(ring);
+        ring.throttled = false;
+        this.activate(ring);
+      } else if (!any || ((at - next) | 0) < 0) {
+        any = true;
+        next = at;
+      }
+    }
+    this.timerAt = next;
   }
 
   private publishAll(): void {
@@ -219,18 +250,18 @@ export class ReactorLoop implements DeviceHost {
       const ring = dirty[index]!;
       ring.dirty = false;
       this.publish(ring);
+      ring.shard.metrics.observe(HISTOGRAM.complete, (this.now - ring.dirtyAt) | 0);
     }
     dirty.length = 0;
   }
 
   private publish(ring: BlkRing): void {
-    if (ring.queue?.publish()) this.call(ring);
-  }
-
-  private call(ring: BlkRing): void {
-    const { callFd } = ring.vring;
-    // Whoever made its eventfd block goes without calls from now on: the next one would hold the thread again.
-    if (callFd !== undefined && native.signal(callFd) === -EINTR) ring.vring.replaceFd('callFd', undefined);
+    const { queue, shard } = ring;
+    if (!queue) return;
+    ring.log?.publishing();
+    const called = queue.publish();
+    if (called) ring.signal('callFd');
+    shard.metrics.add(called ? 'calls' : 'callsSuppressed', 1);
   }
 
   // ---- sources --------------------------------------------------------------------------------------------------
@@ -259,15 +290,16 @@ export class ReactorLoop implements DeviceHost {
   }
 
   private watchKick(ring: BlkRing): void {
-    const { kickFd } = ring.vring;
+    const { kickFd } = ring.fds;
     if (kickFd === undefined) {
       this.unkicked.add(ring);
       return;
     }
-    this.kickSources.set(
-      ring,
-      this.watch(kickFd, () => this.activate(ring)),
-    );
+    const kicked = (): void => {
+      ring.shard.metrics.add('kicks', 1);
+      this.activate(ring);
+    };
+    this.kickSources.set(ring, this.watch(kickFd, kicked));
   }
 
   private unwatchKick(ring: BlkRing): void {
@@ -277,9 +309,9 @@ export class ReactorLoop implements DeviceHost {
     this.kickSources.delete(ring);
     this.unwatch(source);
   }
-
-  private dropFrom(list: BlkRing[], ring: BlkRing): void {
-    const index = list.indexOf(ring);
-    if (index >= 0) list.splice(index, 1);
-  }
 }
+
+const dropFrom = (list: BlkRing[], ring: BlkRing): void => {
+  const index = list.indexOf(ring);
+  if (index >= 0) list.splice(index, 1);
+};

@@ -1,9 +1,14 @@
+import type { MessagePort } from 'node:worker_threads';
+import type { RateLimits } from './rate-limiter.js';
+import type { MetricsTotal } from './shard-metrics.js';
 import type { CacheMode } from './volume-file.js';
 
 /** A volume file to serve. */
 export interface ExportSpec {
   id: string;
   filePath: string;
+  /** Serve this many bytes that nobody keeps, instead of the file: it measures the rings alone. */
+  nullBytes?: number;
   /** Where to listen; the socket file is made, and removed at the end. */
   socketPath?: string;
   /** A socket that already listens, instead; the export owns it. */
@@ -14,6 +19,17 @@ export interface ExportSpec {
   cache: CacheMode;
   /** What the guest reads as the disk's serial; 20 bytes at most. */
   serial: string;
+  /** How many requests and bytes a second the guest may have; absent = as many as there are. */
+  limits?: RateLimits;
+}
+
+/** What only the export's home knows of it. */
+export interface ConnectionStatus {
+  id: string;
+  connected: boolean;
+  /** Why the last front-end that broke the protocol was disconnected. */
+  lastDisconnect?: string;
+  disconnects: Record<string, number>;
 }
 
 /** What an export has done since it was added. */
@@ -22,23 +38,28 @@ export interface ExportStatus {
   connected: boolean;
   /** Why it refuses writes, when it does. */
   failed?: string;
-  /** Why the last front-end that broke the protocol was disconnected. */
   lastDisconnect?: string;
+  sizeBytes: number;
   requests: number;
   bytesRead: number;
   bytesWritten: number;
-  sizeBytes: number;
+  /** What guest and front-end did wrong, in all and by name. */
   guestFaults: number;
   faultsByName: Record<string, number>;
+  /** Requests that were answered with an error, by reason. */
   errorsByName: Record<string, number>;
+  metrics: MetricsTotal;
+  /** What the rate limit would let through at once; absent = no limit. */
+  credits?: { requests: number; bytes: number };
 }
 
-/** What the main thread asks of a reactor thread. */
+/** What the main thread asks of an export's home reactor. */
 export type ReactorCommand =
-  | { kind: 'add'; spec: ExportSpec }
+  | { kind: 'add'; spec: ExportSpec; arena: SharedArrayBuffer }
   | { kind: 'remove'; id: string }
   | { kind: 'resize'; id: string; sizeBytes: number }
   | { kind: 'status' }
+  | { kind: 'drain' }
   | { kind: 'stop' };
 
 export interface CommandMessage {
@@ -50,11 +71,16 @@ export interface CommandMessage {
 export interface AnswerMessage {
   sequence: number;
   error?: string;
-  statuses?: ExportStatus[];
+  statuses?: ConnectionStatus[];
 }
 
 /** What a reactor thread is started with. */
 export interface ReactorStart {
-  controlFd: number;
+  reactor: number;
   pollMicros: number;
+  /** The eventfd of each reactor; writing to it wakes that thread. */
+  wakeFds: number[];
+  /** The port to each other reactor. */
+  ports: (MessagePort | undefined)[];
+  placement: SharedArrayBuffer;
 }

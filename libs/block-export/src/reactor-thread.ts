@@ -2,35 +2,36 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { native } from '@cairn/native';
 import { VhostUserError } from '@cairn/vhost-user';
 import { Export } from './export.js';
+import { Peers } from './peers.js';
+import { Placement } from './placement.js';
 import { ReactorLoop } from './reactor-loop.js';
 import type { AnswerMessage, CommandMessage, ReactorCommand, ReactorStart } from './reactor-protocol.js';
+import { ShardDirectory, type ShardRequest } from './shard-directory.js';
 
-// Entry of a reactor thread. It lives in `loop.run()` and hears commands through an eventfd that the loop watches.
+// Entry of a reactor thread. It lives in `loop.run()` and is woken for commands, of the main thread and of the other
+// reactors, through an eventfd that the loop watches.
 
-const port = parentPort!;
+const main = parentPort!;
 const start = workerData as ReactorStart;
+const wakeFd = start.wakeFds[start.reactor]!;
 const loop = new ReactorLoop(start.pollMicros);
+const shards = new ShardDirectory(loop, start.reactor);
+const ends = start.ports.map((port, reactor) => port && { port, wakeFd: start.wakeFds[reactor]! });
+const peers = new Peers<ShardRequest>(start.reactor, ends, (request, answer) =>
+  shards.handle(request, answer),
+);
+const places = { peers, shards, placement: new Placement(start.placement, start.reactor) };
 const exports = new Map<string, Export>();
 
 type Answer = (more?: Partial<AnswerMessage>) => void;
 
 const obey = (command: ReactorCommand, answer: Answer): void => {
   switch (command.kind) {
-    case 'add': {
-      const found = exports.get(command.spec.id);
-      // One that is on its way out serves nobody: the new one takes its place when it is gone.
-      if (found?.closing) return found.close(() => attempt(command, answer));
-      if (!found) exports.set(command.spec.id, new Export(loop, command.spec));
+    case 'add':
+      exports.set(command.spec.id, new Export(loop, places, command.spec, command.arena));
       return answer();
-    }
-    case 'remove': {
-      const found = exports.get(command.id);
-      if (!found) return answer();
-      return found.close(() => {
-        exports.delete(command.id);
-        answer();
-      });
-    }
+    case 'remove':
+      return remove(command.id, answer);
     case 'resize': {
       const found = exports.get(command.id);
       if (!found) throw new Error(`there is no export ${command.id}`);
@@ -39,45 +40,53 @@ const obey = (command: ReactorCommand, answer: Answer): void => {
     }
     case 'status':
       return answer({ statuses: [...exports.values()].map((one) => one.status()) });
-    case 'stop': {
+    case 'drain': {
       let left = exports.size;
-      const end = (): void => {
-        answer();
-        loop.stop();
-      };
-      if (left === 0) return end();
-      for (const [id, one] of exports) {
-        one.close(() => {
-          exports.delete(id);
+      if (left === 0) return answer();
+      for (const id of exports.keys()) {
+        remove(id, () => {
           left -= 1;
-          if (left === 0) end();
+          if (left === 0) answer();
         });
       }
       return undefined;
     }
+    case 'stop':
+      answer();
+      return loop.stop();
   }
 };
 
-const attempt = (command: ReactorCommand, answer: Answer): void => {
-  try {
-    obey(command, answer);
-  } catch (error) {
-    answer({ error: error instanceof Error ? error.message : String(error) });
-  }
+const remove = (id: string, answer: () => void): void => {
+  const found = exports.get(id);
+  if (!found) return answer();
+  return found.close(() => {
+    exports.delete(id);
+    answer();
+  });
 };
 
-const onControl = (): void => {
-  native.consume(start.controlFd);
-  for (let next = receiveMessageOnPort(port); next; next = receiveMessageOnPort(port)) {
+const onWake = (): void => {
+  native.consume(wakeFd);
+  for (let next = receiveMessageOnPort(main); next; next = receiveMessageOnPort(main)) {
     const { sequence, command } = next.message as CommandMessage;
-    attempt(command, (more = {}) => port.postMessage({ sequence, ...more }));
+    const answer = (more: Partial<AnswerMessage> = {}): void => main.postMessage({ sequence, ...more });
+    try {
+      obey(command, answer);
+    } catch (error) {
+      answer({ error: error instanceof Error ? error.message : String(error) });
+    }
   }
+  peers.receive();
 };
 
 loop.onMemoryFault = (): void => {
   for (const one of exports.values()) one.dropIfMemoryFaulted(() => new VhostUserError('memory-truncated'));
+  // The session may live on a thread that sleeps.
+  peers.wakeAll();
 };
-loop.watch(start.controlFd, onControl);
-port.postMessage({ sequence: 0 });
+loop.watch(wakeFd, onWake);
+main.postMessage({ sequence: 0 });
 loop.run();
-port.close();
+peers.close();
+main.close();

@@ -1,12 +1,12 @@
 import { native } from '@cairn/native';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { BlkDevice } from './blk-device.js';
+import type { DeviceShard } from './device-shard.js';
 import { RequestSlots, SLOT, SLOT_SEGMENTS } from './request-slots.js';
 
 const U32 = 2 ** 32;
 
 describe('the slots of requests in flight', () => {
-  const device = {} as BlkDevice;
+  const device = {} as DeviceShard;
   let slots: RequestSlots;
 
   beforeEach(() => {
@@ -47,7 +47,7 @@ describe('the slots of requests in flight', () => {
     expect(slots.available).toBe(0);
     slots.release(taken[2]!);
     expect(slots.available).toBe(1);
-    expect(slots.device[taken[2]!]).toBeUndefined();
+    expect(slots.shard[taken[2]!]).toBeUndefined();
     expect(slots.take(device, undefined, SLOT.READ)).toBe(taken[2]);
   });
 

@@ -1,6 +1,6 @@
 import { check, native } from '@cairn/native';
-import type { BlkDevice } from './blk-device.js';
 import type { BlkRing } from './blk-ring.js';
+import type { DeviceShard } from './device-shard.js';
 
 /** Scatter-gather entries of a slot; what a driver that honours seg_max needs at most. */
 export const SLOT_SEGMENTS = 128;
@@ -18,6 +18,7 @@ export const SLOT = {
   BOUNCE_WRITE: 5,
   PATCH_READ: 6,
   PATCH_WRITE: 7,
+  ZERO: 9,
   /** A flush of our own, without a guest's request behind it. */
   DEVICE_FLUSH: 8,
 } as const;
@@ -34,11 +35,16 @@ interface LongList {
  * the kernel reads directly.
  */
 export class RequestSlots {
-  readonly device: (BlkDevice | undefined)[];
+  readonly shard: (DeviceShard | undefined)[];
   /** The ring that the request came from; undefined for a DEVICE_FLUSH. */
   readonly ring: (BlkRing | undefined)[];
   readonly head: Uint16Array;
   readonly kind: Uint8Array;
+  /** Kind of request, for the metrics. */
+  readonly operation: Uint8Array;
+  /** When it was taken off its ring, and given to the kernel: microseconds, wrapped. */
+  readonly takenAt: Int32Array;
+  readonly submittedAt: Int32Array;
   readonly status: { low: Uint32Array; high: Uint32Array };
   /** File offset of what is left, in bytes. */
   readonly offset: Float64Array;
@@ -57,14 +63,20 @@ export class RequestSlots {
   private readonly ownLists: Uint32Array[];
   private readonly long = new Map<number, LongList>();
   private readonly arena: { address: number; bytes: number; buffer: ArrayBuffer };
+  private readonly fresh: Int32Array;
+  private freshCount = 0;
   private readonly free: Int32Array;
   private freeCount: number;
 
   constructor(readonly count: number) {
     this.ring = Array.from({ length: count }, () => undefined);
-    this.device = Array.from({ length: count }, () => undefined);
+    this.shard = Array.from({ length: count }, () => undefined);
     this.head = new Uint16Array(count);
     this.kind = new Uint8Array(count);
+    this.operation = new Uint8Array(count);
+    this.takenAt = new Int32Array(count);
+    this.submittedAt = new Int32Array(count);
+    this.fresh = new Int32Array(count);
     this.status = { low: new Uint32Array(count), high: new Uint32Array(count) };
     this.offset = new Float64Array(count);
     this.remaining = new Float64Array(count);
@@ -94,21 +106,32 @@ export class RequestSlots {
   }
 
   /** Takes a free slot; ask `available` first. */
-  take(device: BlkDevice, ring: BlkRing | undefined, kind: number): number {
+  take(shard: DeviceShard, ring: BlkRing | undefined, kind: number): number {
     this.freeCount -= 1;
     const slot = this.free[this.freeCount]!;
-    this.device[slot] = device;
+    this.shard[slot] = shard;
     this.ring[slot] = ring;
     this.kind[slot] = kind;
     return slot;
   }
 
   release(slot: number): void {
-    this.device[slot] = undefined;
+    this.shard[slot] = undefined;
     this.ring[slot] = undefined;
     if (this.long.size > 0) this.dropLongList(slot);
     this.free[this.freeCount] = slot;
     this.freeCount += 1;
+  }
+
+  /** Notes that an entry for `slot` has been prepared; `submitted` gives it its time. */
+  noteSubmission(slot: number): void {
+    if (this.freshCount < this.count) this.fresh[this.freshCount++] = slot;
+  }
+
+  /** All prepared entries go to the kernel now. */
+  submitted(now: number): void {
+    for (let index = 0; index < this.freshCount; index += 1) this.submittedAt[this.fresh[index]!] = now;
+    this.freshCount = 0;
   }
 
   /**

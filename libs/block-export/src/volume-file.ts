@@ -6,6 +6,7 @@ export type CacheMode = 'direct' | 'writeback';
 
 /** An open volume file. Offset in the volume = offset in the file. */
 export interface VolumeFile {
+  /** -1: there is no file, and no data is moved. */
   fd: number;
   sizeBytes: number;
   /** Alignment that memory must have for I/O, minus 1; 0 = any. */

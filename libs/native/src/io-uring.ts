@@ -13,6 +13,7 @@ export const IO_URING = {
     POLL_REMOVE: 7,
     TIMEOUT: 11,
     ASYNC_CANCEL: 14,
+    FALLOCATE: 17,
     READ: 22,
     WRITE: 23,
   },

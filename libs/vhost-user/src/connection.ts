@@ -7,7 +7,6 @@ import { VhostUserError } from './vhost-user-error.js';
 const EAGAIN = 11;
 const MAX_PAYLOAD = Math.max(...Object.values(messageTable).map((rule) => rule.payload[1]));
 const MAX_MESSAGE_FDS = 16;
-const NO_FDS = new Int32Array(1);
 
 /**
  * One front-end's socket as a stream of whole, checked messages. Owns the socket.
@@ -46,10 +45,10 @@ export class Connection {
     }
   }
 
-  /** Answers a message. Throws VhostUserError when the front-end does not read its answers. */
-  reply(code: number, payload: Uint8Array): void {
+  /** Answers a message; descriptors that go along stay the caller's. Throws VhostUserError when the front-end does not read its answers. */
+  reply(code: number, payload: Uint8Array, fds: readonly number[] = []): void {
     const bytes = encode(code, HEADER_FLAG.REPLY, payload);
-    const sent = native.send(this.fd, bytes, 0, bytes.length, NO_FDS, 0);
+    const sent = native.send(this.fd, bytes, 0, bytes.length, Int32Array.from(fds), fds.length);
     if (sent !== bytes.length) throw new VhostUserError('reply-not-taken', { code, sent });
   }
 

@@ -1,4 +1,4 @@
-export { MappedMemory, MAX_GPA_BYTES } from './memory-table.js';
-export { Session, type RingStart, type VhostUserBackend } from './session.js';
+export { MAX_GPA_BYTES, type MemoryLayout, MemoryViews } from './memory-table.js';
+export { type AreaSlice, type RingStart, Session, type VhostUserBackend } from './session.js';
 export { VhostUserError, type VhostUserFault } from './vhost-user-error.js';
-export { Vring } from './vring.js';
+export type { RingFds } from './vring.js';

@@ -1,8 +1,8 @@
-import { closeSync, ftruncateSync, openSync, readdirSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, readdirSync, readSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import { afterEach, describe, expect, it } from 'vitest';
-import { MappedMemory, MAX_GPA_BYTES } from './memory-table.js';
+import { MappedMemory, MAX_GPA_BYTES, MemoryViews, SharedArea } from './memory-table.js';
 import type { RegionMessage } from './messages.js';
 import { VhostUserError } from './vhost-user-error.js';
 
@@ -21,10 +21,20 @@ const region = (more: Partial<RegionMessage> = {}): RegionMessage => ({
 
 describe('a front-end’s memory', () => {
   const mapped: MappedMemory[] = [];
+  const views: MemoryViews[] = [];
   const map = (regions: RegionMessage[], fds = regions.map(() => memfd(4 * PAGE))) => {
-    const one = MappedMemory.map(regions, fds);
-    mapped.push(one);
-    return one;
+    try {
+      const one = MappedMemory.map(regions.map((message, index) => ({ message, fd: fds[index]! })));
+      mapped.push(one);
+      return one;
+    } finally {
+      fds.forEach((fd) => closeSync(fd));
+    }
+  };
+  const viewsOf = (one: MappedMemory) => {
+    const made = new MemoryViews(one.layout);
+    views.push(made);
+    return made;
   };
   const faultOf = (regions: RegionMessage[], fds?: number[]): string | undefined => {
     try {
@@ -37,19 +47,22 @@ describe('a front-end’s memory', () => {
   };
 
   afterEach(() => {
+    for (const one of views.splice(0)) one.endAll();
     for (const one of mapped.splice(0)) one.unmap();
   });
 
   it('is mapped linearly, each region at its guest physical address', () => {
     const fds = [memfd(2 * PAGE), memfd(4 * PAGE)];
     const [low, high] = fds.map((fd) => native.view(native.mapShared(fd, 0, 2 * PAGE), 2 * PAGE));
-    const { memory, baseAddress } = map(
+    const one = map(
       [
         region(),
         region({ gpa: U32 + 8 * PAGE, userAddress: 0x1000, sizeBytes: PAGE, mmapOffsetBytes: PAGE }),
       ],
       fds,
     );
+    const { memory } = viewsOf(one);
+    const { baseAddress } = one.layout;
     expect(baseAddress % U32).toBe(0);
     memory.writeByte(5, 0, 0x11);
     memory.writeByte(8 * PAGE + 6, 1, 0x22);
@@ -58,13 +71,18 @@ describe('a front-end’s memory', () => {
     expect(memory.addressOf(8 * PAGE, 1)).toBe(baseAddress + U32 + 8 * PAGE);
   });
 
-  it('closes every descriptor, whether it maps or refuses', () => {
+  it('leaves the descriptors to their owner, whether it maps or refuses', () => {
     const before = openDescriptors();
     map([region(), region({ gpa: 8 * PAGE, userAddress: 0 })]);
     expect(faultOf([region(), region()])).toBe('memory-regions-overlap');
-    expect(faultOf([region()], [memfd(PAGE), memfd(PAGE)])).toBe('descriptor-count-invalid');
-    expect(faultOf([], [memfd(PAGE)])).toBe('descriptor-count-invalid');
+    expect(faultOf([])).toBe('descriptor-count-invalid');
     expect(openDescriptors()).toBe(before);
+  });
+
+  it('is named by its address, which no other mapping of the process has, on whatever thread it was made', () => {
+    const [one, other] = [map([region()]), map([region()])];
+    expect(one.layout.baseAddress).not.toBe(other.layout.baseAddress);
+    expect(Object.keys(one.layout).toSorted()).toEqual(['baseAddress', 'runs']);
   });
 
   it('finds the guest physical address of a user address inside one region, to the last byte', () => {
@@ -138,23 +156,32 @@ describe('a front-end’s memory', () => {
     expect(after).toBe(slot);
   });
 
-  it('ends every view before the mapping goes: what is left of one has length 0', () => {
-    const one = MappedMemory.map([region()], [memfd(2 * PAGE)]);
+  it('ends every view of a thread: what is left of one has length 0', () => {
+    const one = viewsOf(map([region()]));
     const view = one.memory.view(0, 64);
     const bytes = new Uint8Array(view);
     one.memory.writeByte(0, 0, 7);
     expect(bytes[0]).toBe(7);
-    one.unmap();
+    one.endAll();
     expect(view.byteLength).toBe(0);
     expect(bytes[0]).toBeUndefined();
   });
 
   it('ends one view early, and does not mind when it is ended twice', () => {
-    const one = map([region()]);
+    const one = viewsOf(map([region()]));
     const [first, second] = [one.memory.view(0, 64), one.memory.view(0, 64)];
-    one.endView(first);
-    one.endView(first);
+    one.end(first);
+    one.end(first);
     expect([first.byteLength, second.byteLength]).toEqual([0, 64]);
+  });
+
+  it('shows all threads the same bytes', () => {
+    const one = map([region()]);
+    const [here, there] = [viewsOf(one), viewsOf(one)];
+    here.memory.writeByte(9, 0, 5);
+    const byte = new Uint8Array(1);
+    there.memory.read(9, 0, byte);
+    expect(byte[0]).toBe(5);
   });
 
   it('survives that the front-end takes the memory away, and knows it', () => {
@@ -162,7 +189,7 @@ describe('a front-end’s memory', () => {
     const kept = openSync(`/proc/self/fd/${fd}`, 'r+');
     const one = map([region({ sizeBytes: 4 * PAGE })], [fd]);
     const other = map([region({ gpa: 64 * PAGE })]);
-    const bytes = new Uint8Array(one.memory.view(0, 4 * PAGE));
+    const bytes = new Uint8Array(viewsOf(one).memory.view(0, 4 * PAGE));
     bytes.fill(0xaa);
     ftruncateSync(kept, PAGE);
     closeSync(kept);
@@ -171,7 +198,7 @@ describe('a front-end’s memory', () => {
     expect(bytes[3 * PAGE]).toBe(0);
     bytes[2 * PAGE + 1] = 1;
     const copy = new Uint8Array(8);
-    native.peek(one.baseAddress + PAGE, copy, 0, 8);
+    native.peek(one.layout.baseAddress + PAGE, copy, 0, 8);
     expect([...copy]).toEqual([0, 0, 0, 0, 0, 0, 0, 0]);
     expect(one.faulted).toBe(true);
     expect(other.faulted).toBe(false);
@@ -180,12 +207,75 @@ describe('a front-end’s memory', () => {
   it('does not remember the faults of memory that was there before', () => {
     const fd = memfd(PAGE);
     const kept = openSync(`/proc/self/fd/${fd}`, 'r+');
-    const one = MappedMemory.map([region({ sizeBytes: PAGE })], [fd]);
+    const one = map([region({ sizeBytes: PAGE })], [fd]);
     ftruncateSync(kept, 0);
     closeSync(kept);
-    one.memory.writeByte(0, 0, 1);
+    const { memory } = viewsOf(one);
+    memory.writeByte(0, 0, 1);
     expect(one.faulted).toBe(true);
+    for (const left of views.splice(0)) left.endAll();
+    mapped.splice(mapped.indexOf(one), 1);
     one.unmap();
     expect(map([region()]).faulted).toBe(false);
+  });
+});
+
+describe('a shared area', () => {
+  const faultOf = (fd: number, offsetBytes: number, sizeBytes: number): string | undefined => {
+    try {
+      SharedArea.map(fd, offsetBytes, sizeBytes).unmap();
+      return undefined;
+    } catch (error) {
+      if (error instanceof VhostUserError) return error.fault;
+      throw error;
+    }
+  };
+
+  it('shows the file from any offset on, and closes its descriptor', () => {
+    const before = openDescriptors();
+    const fd = memfd(2 * PAGE);
+    const kept = openSync(`/proc/self/fd/${fd}`, 'r+');
+    const area = SharedArea.map(fd, PAGE + 64, 128);
+    native.poke(area.address, Uint8Array.of(9), 0, 1);
+    const byte = new Uint8Array(1);
+    readSync(kept, byte, 0, 1, PAGE + 64);
+    closeSync(kept);
+    area.unmap();
+    expect(byte[0]).toBe(9);
+    expect(openDescriptors()).toBe(before);
+  });
+
+  it.each([
+    { name: 'nothing', offset: 0, size: 0 },
+    { name: 'more than the file has', offset: PAGE, size: PAGE + 1 },
+    { name: 'an offset past the end', offset: 4 * PAGE, size: 1 },
+  ])('is refused when it is $name', ({ offset, size }) => {
+    const before = openDescriptors();
+    expect(faultOf(memfd(2 * PAGE), offset, size)).toBe('memory-region-invalid');
+    expect(openDescriptors()).toBe(before);
+  });
+
+  it('is refused when it is no file', () => {
+    expect(faultOf(check('eventfd', native.eventfd(0)), 0, 8)).toBe('descriptor-type-invalid');
+  });
+});
+
+describe('an area that a front-end shares', () => {
+  it('starts at any offset, and knows when the front-end takes it away', () => {
+    const fd = memfd(4 * PAGE);
+    const kept = openSync(`/proc/self/fd/${fd}`, 'r+');
+    const area = SharedArea.map(fd, PAGE + 24, PAGE);
+    const view = native.view(area.address, area.sizeBytes);
+    const bytes = new Uint8Array(view);
+    bytes[0] = 7;
+    const file = native.view(native.mapShared(kept, 0, 2 * PAGE), 2 * PAGE);
+    expect(new Uint8Array(file)[PAGE + 24]).toBe(7);
+    expect(area.faulted).toBe(false);
+    ftruncateSync(kept, 0);
+    closeSync(kept);
+    bytes[1] = 1;
+    expect(area.faulted).toBe(true);
+    native.detach(view);
+    area.unmap();
   });
 });

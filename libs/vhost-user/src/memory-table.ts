@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, statfsSync } from 'node:fs';
 import { check, native } from '@cairn/native';
-import { GuestMemory } from '@cairn/virtio';
+import { GuestMemory, type MemoryRun } from '@cairn/virtio';
 import type { RegionMessage } from './messages.js';
 import { VhostUserError } from './vhost-user-error.js';
 
@@ -14,53 +14,84 @@ const U32 = 2 ** 32;
  */
 export const MAX_GPA_BYTES = 2 ** 42;
 
-/** A front-end's memory, mapped linearly: guest physical address + `baseAddress` = address in this process. */
-export class MappedMemory {
+/** Where guest memory is mapped in this process: all that another thread needs to reach it. */
+export interface MemoryLayout {
+  /** No two mappings of a process have the same, which thread ever made them. */
+  baseAddress: number;
+  runs: MemoryRun[];
+}
+
+/** A region of guest memory with the descriptor that backs it, which its owner closes. */
+export interface MemoryRegion {
+  message: RegionMessage;
+  fd: number;
+}
+
+/** One thread's views over a front-end's memory. */
+export class MemoryViews {
   readonly memory: GuestMemory;
   private readonly views = new Set<ArrayBuffer>();
+
+  constructor(layout: MemoryLayout) {
+    const view = (gpa: number, lengthBytes: number): ArrayBuffer => {
+      const buffer = native.view(layout.baseAddress + gpa, lengthBytes);
+      this.views.add(buffer);
+      return buffer;
+    };
+    this.memory = new GuestMemory({ baseAddress: layout.baseAddress, view }, layout.runs);
+  }
+
+  /** Ends one view early, as when its ring stops. */
+  end(view: ArrayBuffer): void {
+    if (this.views.delete(view)) check('detach', native.detach(view));
+  }
+
+  /** Ends them all; `memory` is dead afterwards. */
+  endAll(): void {
+    for (const view of this.views) check('detach', native.detach(view));
+    this.views.clear();
+  }
+}
+
+/** A front-end's memory, mapped linearly: guest physical address + `baseAddress` = address in this process. */
+export class MappedMemory {
+  readonly layout: MemoryLayout;
   private readonly guards: number[] = [];
   private readonly faults = new Int32Array(native.guardFaults());
 
   private constructor(
-    readonly baseAddress: number,
+    baseAddress: number,
     private readonly spanBytes: number,
     private readonly regions: readonly RegionMessage[],
   ) {
-    this.memory = new GuestMemory(
-      { baseAddress, view: (gpa, lengthBytes) => this.view(gpa, lengthBytes) },
-      regions,
-    );
+    const runs = regions.map(({ gpa, sizeBytes }) => ({ gpa, sizeBytes }));
+    this.layout = { baseAddress, runs };
   }
 
   /**
-   * Maps the regions; `fds[i]` backs `regions[i]`. All descriptors are closed, whatever happens.
+   * Maps the regions; their descriptors stay the caller's.
    *
    * Throws VhostUserError when a region is empty, misaligned, overlapping, too far up, not a regular file (memfd,
    * hugetlbfs, tmpfs), or reaches past the end of its file.
    */
-  static map(regions: readonly RegionMessage[], fds: readonly number[]): MappedMemory {
+  static map(regions: readonly MemoryRegion[]): MappedMemory {
+    const messages = regions.map((region) => region.message);
+    if (regions.length === 0) throw new VhostUserError('descriptor-count-invalid', { regions: 0 });
+    const pageBytes = regions.map((region) => checkRegion(region.message, region.fd));
+    checkApart(messages, 'gpa');
+    checkApart(messages, 'userAddress');
+    const end = Math.max(...messages.map((region) => region.gpa + region.sizeBytes));
+    const spanBytes = Math.ceil(end / U32) * U32;
+    const base = native.reserve(spanBytes);
+    if (base < 0) throw new VhostUserError('memory-map-failed', { spanBytes, errno: -base });
+    const mapped = new MappedMemory(base, spanBytes, messages);
     try {
-      if (regions.length === 0 || regions.length !== fds.length) {
-        throw new VhostUserError('descriptor-count-invalid', { regions: regions.length, fds: fds.length });
-      }
-      const pageBytes = regions.map((region, index) => checkRegion(region, fds[index]!));
-      checkApart(regions, 'gpa');
-      checkApart(regions, 'userAddress');
-      const end = Math.max(...regions.map((region) => region.gpa + region.sizeBytes));
-      const spanBytes = Math.ceil(end / U32) * U32;
-      const base = native.reserve(spanBytes);
-      if (base < 0) throw new VhostUserError('memory-map-failed', { spanBytes, errno: -base });
-      const mapped = new MappedMemory(base, spanBytes, regions);
-      try {
-        regions.forEach((region, index) => mapped.mapRegion(region, fds[index]!, pageBytes[index]!));
-      } catch (error) {
-        mapped.unmap();
-        throw error;
-      }
-      return mapped;
-    } finally {
-      fds.forEach((fd) => closeSync(fd));
+      regions.forEach((region, index) => mapped.mapRegion(region, pageBytes[index]!));
+    } catch (error) {
+      mapped.unmap();
+      throw error;
     }
+    return mapped;
   }
 
   /** Guest physical address of a front-end's user address, when the whole range lies in one region. */
@@ -77,33 +108,67 @@ export class MappedMemory {
     return this.guards.some((slot) => this.faults[slot + 1] !== 0);
   }
 
-  /** Ends every view, then the mapping. Nothing may be in flight to this memory any more. */
+  /** Ends the mapping. Every view, on every thread, must have ended, and nothing be in flight to this memory. */
   unmap(): void {
-    for (const view of this.views) check('detach', native.detach(view));
-    this.views.clear();
-    check('unmap', native.unmap(this.baseAddress, this.spanBytes));
+    check('unmap', native.unmap(this.layout.baseAddress, this.spanBytes));
     for (const slot of this.guards.splice(0)) native.guardRemove(slot);
   }
 
-  /** Ends one view early, as when its ring stops. */
-  endView(view: ArrayBuffer): void {
-    if (this.views.delete(view)) check('detach', native.detach(view));
-  }
-
-  private view(gpa: number, lengthBytes: number): ArrayBuffer {
-    const view = native.view(this.baseAddress + gpa, lengthBytes);
-    this.views.add(view);
-    return view;
-  }
-
-  private mapRegion(region: RegionMessage, fd: number, pageBytes: number): void {
-    const address = this.baseAddress + region.gpa;
-    const slot = native.guardAdd(address, region.sizeBytes, pageBytes);
+  private mapRegion({ message, fd }: MemoryRegion, pageBytes: number): void {
+    const { gpa, sizeBytes, mmapOffsetBytes } = message;
+    const address = this.layout.baseAddress + gpa;
+    const slot = native.guardAdd(address, sizeBytes, pageBytes);
     if (slot < 0) throw new VhostUserError('memory-map-failed', { errno: -slot });
     this.guards.push(slot);
-    const result = native.mapFixed(address, region.sizeBytes, fd, region.mmapOffsetBytes);
-    if (result < 0)
-      throw new VhostUserError('memory-map-failed', { sizeBytes: region.sizeBytes, errno: -result });
+    const result = native.mapFixed(address, sizeBytes, fd, mmapOffsetBytes);
+    if (result < 0) throw new VhostUserError('memory-map-failed', { sizeBytes, errno: -result });
+  }
+}
+
+/** A shared file of the front-end's (in-flight area, dirty log), mapped whole. Guarded like guest memory. */
+export class SharedArea {
+  private readonly faults = new Int32Array(native.guardFaults());
+
+  private constructor(
+    readonly address: number,
+    readonly sizeBytes: number,
+    private readonly mapAddress: number,
+    private readonly mapBytes: number,
+    private readonly guard: number,
+  ) {}
+
+  /** Maps `sizeBytes` from `offsetBytes` and closes `fd`. Throws VhostUserError when the file does not hold them. */
+  static map(fd: number, offsetBytes: number, sizeBytes: number): SharedArea {
+    try {
+      const file = fstatSync(fd);
+      if (!file.isFile()) throw new VhostUserError('descriptor-type-invalid', { wanted: 'file' });
+      if (sizeBytes === 0 || sizeBytes > MAX_GPA_BYTES || offsetBytes + sizeBytes > file.size) {
+        throw new VhostUserError('memory-region-invalid', { offsetBytes, sizeBytes, fileBytes: file.size });
+      }
+      const start = offsetBytes - (offsetBytes % PAGE_BYTES);
+      const mapBytes = Math.ceil((offsetBytes + sizeBytes - start) / PAGE_BYTES) * PAGE_BYTES;
+      const mapAddress = native.mapShared(fd, start, mapBytes);
+      if (mapAddress < 0) throw new VhostUserError('memory-map-failed', { sizeBytes, errno: -mapAddress });
+      const guard = native.guardAdd(mapAddress, mapBytes, PAGE_BYTES);
+      if (guard < 0) {
+        native.unmap(mapAddress, mapBytes);
+        throw new VhostUserError('memory-map-failed', { errno: -guard });
+      }
+      return new SharedArea(mapAddress + (offsetBytes - start), sizeBytes, mapAddress, mapBytes, guard);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Has the front-end taken it away under us (SIGBUS, survived)? Its connection must go. */
+  get faulted(): boolean {
+    return this.faults[this.guard + 1] !== 0;
+  }
+
+  /** Every view must have ended. */
+  unmap(): void {
+    check('unmap', native.unmap(this.mapAddress, this.mapBytes));
+    native.guardRemove(this.guard);
   }
 }
 

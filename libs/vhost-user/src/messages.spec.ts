@@ -49,14 +49,13 @@ describe('a vhost-user message', () => {
       expect(() => message(hex).regions()).toThrow('payload-size-invalid');
   });
 
-  it('gives the ring addresses of SET_VRING_ADDR: descriptors, used, avail', () => {
+  it('gives the ring addresses of SET_VRING_ADDR: descriptors, used, avail, log', () => {
     const payload = '03000000 01000000 0010000000000000 0020000000000000 0030000000000000 0040000000000000';
-    expect(message(payload).vringAddress()).toEqual({
-      index: 3,
-      descriptors: 0x1000,
-      used: 0x2000,
-      avail: 0x3000,
-    });
+    const addresses = { index: 3, descriptors: 0x1000, used: 0x2000, avail: 0x3000 };
+    expect(message(payload).vringAddress()).toEqual({ ...addresses, usedLogGpa: 0x4000 });
+    // Without VHOST_VRING_F_LOG the log address means nothing.
+    const unlogged = payload.replace(' 01000000', ' 00000000');
+    expect(message(unlogged).vringAddress()).toEqual({ ...addresses, usedLogGpa: undefined });
   });
 
   it('gives a ring and its descriptor, or the ring alone when bit 8 says that none comes', () => {

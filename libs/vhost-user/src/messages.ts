@@ -6,10 +6,23 @@ export const HEADER_BYTES = 12;
 export const HEADER_FLAG = { VERSION: 1, VERSION_MASK: 3, REPLY: 1 << 2, NEED_REPLY: 1 << 3 } as const;
 
 /** Protocol feature bit numbers (vhost-user spec, "Protocol features"). */
-export const PROTOCOL_FEATURE = { MQ: 0, REPLY_ACK: 3, BACKEND_REQ: 5, CONFIG: 9 } as const;
+export const PROTOCOL_FEATURE = {
+  MQ: 0,
+  LOG_SHMFD: 1,
+  REPLY_ACK: 3,
+  BACKEND_REQ: 5,
+  CONFIG: 9,
+  INFLIGHT_SHMFD: 12,
+  RESET_DEVICE: 13,
+  CONFIGURE_MEM_SLOTS: 15,
+  STATUS: 16,
+} as const;
 
 /** Most memory regions in one table (VHOST_MEMORY_BASELINE_NREGIONS). */
 export const MAX_REGIONS = 8;
+
+/** Most regions that ADD_MEM_REG may bring a front-end to; each keeps a descriptor and a mapping. */
+export const MAX_MEMORY_SLOTS = 64;
 
 /** Largest part of the configuration space that one message carries (VHOST_USER_MAX_CONFIG_SIZE). */
 export const MAX_CONFIG_BYTES = 256;
@@ -28,7 +41,19 @@ export interface VringAddressMessage {
   descriptors: number;
   used: number;
   avail: number;
+  /** Guest physical address under which writes to the used ring are logged. */
+  usedLogGpa: number | undefined;
 }
+
+/** The area in which requests in flight are tracked, so that they outlive the back-end. */
+export interface InflightMessage {
+  sizeBytes: number;
+  offsetBytes: number;
+  numQueues: number;
+  queueSize: number;
+}
+
+const VRING_LOG = 1; // VHOST_VRING_F_LOG
 
 /** A message as it came, with the descriptors that came with it; its handler owns those. */
 export class Message {
@@ -60,20 +85,38 @@ export class Message {
     if (count > MAX_REGIONS || this.payload.length !== 8 + count * 32) {
       throw new VhostUserError('payload-size-invalid', { code: this.code, size: this.payload.length });
     }
-    return Array.from({ length: count }, (_, index) => {
-      const at = 8 + index * 32;
-      return {
-        gpa: this.u64(at),
-        sizeBytes: this.u64(at + 8),
-        userAddress: this.u64(at + 16),
-        mmapOffsetBytes: this.u64(at + 24),
-      };
-    });
+    return Array.from({ length: count }, (_, index) => this.regionAt(8 + index * 32));
   }
 
-  /** Payload of SET_VRING_ADDR; its log address is for dirty logging, which is not offered. */
+  /** Payload of ADD_MEM_REG and REM_MEM_REG. */
+  region(): RegionMessage {
+    return this.regionAt(8);
+  }
+
+  /** Payload of SET_VRING_ADDR; the used ring's log address is 0 unless the front-end wants it logged. */
   vringAddress(): VringAddressMessage {
-    return { index: this.u32(0), descriptors: this.u64(8), used: this.u64(16), avail: this.u64(24) };
+    return {
+      index: this.u32(0),
+      descriptors: this.u64(8),
+      used: this.u64(16),
+      avail: this.u64(24),
+      usedLogGpa: (this.u32(4) & VRING_LOG) !== 0 ? this.u64(32) : undefined,
+    };
+  }
+
+  /** Payload of SET_LOG_BASE. */
+  log(): { sizeBytes: number; offsetBytes: number } {
+    return { sizeBytes: this.u64(0), offsetBytes: this.u64(8) };
+  }
+
+  /** Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD. */
+  inflight(): InflightMessage {
+    return {
+      sizeBytes: this.u64(0),
+      offsetBytes: this.u64(8),
+      numQueues: this.view.getUint16(16, true),
+      queueSize: this.view.getUint16(18, true),
+    };
   }
 
   /** Payload of SET_VRING_KICK, _CALL and _ERR: the ring, and its descriptor unless the front-end polls. */
@@ -94,6 +137,15 @@ export class Message {
     if (data.length !== size) throw new VhostUserError('payload-size-invalid', { code: this.code, size });
     return { offset, size, data };
   }
+
+  private regionAt(at: number): RegionMessage {
+    return {
+      gpa: this.u64(at),
+      sizeBytes: this.u64(at + 8),
+      userAddress: this.u64(at + 16),
+      mmapOffsetBytes: this.u64(at + 24),
+    };
+  }
 }
 
 /** Bytes of a message to the front-end. */
@@ -113,5 +165,18 @@ export const u64Payload = (low: number, high = 0): Uint8Array => {
   const view = new DataView(payload.buffer);
   view.setUint32(0, low, true);
   view.setUint32(4, high, true);
+  return payload;
+};
+
+/** Payload of the answer to GET_INFLIGHT_FD, as long as the question was. */
+export const inflightPayload = (area: InflightMessage, lengthBytes: number): Uint8Array => {
+  const payload = new Uint8Array(lengthBytes);
+  const view = new DataView(payload.buffer);
+  view.setUint32(0, area.sizeBytes % 2 ** 32, true);
+  view.setUint32(4, Math.floor(area.sizeBytes / 2 ** 32), true);
+  view.setUint32(8, area.offsetBytes % 2 ** 32, true);
+  view.setUint32(12, Math.floor(area.offsetBytes / 2 ** 32), true);
+  view.setUint16(16, area.numQueues, true);
+  view.setUint16(18, area.queueSize, true);
   return payload;
 };

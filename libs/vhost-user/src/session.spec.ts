@@ -4,14 +4,21 @@ import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import { FEATURE, FeatureSet } from '@cairn/virtio';
 import { FakeDriver, GuestRam } from '@cairn/virtio/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { MemoryViews } from './memory-table.js';
 import { Session, type RingStart, type VhostUserBackend } from './session.js';
 import { FakeFrontend, FLAG, MESSAGE, PROTOCOL_FEATURE, Refused } from './testing/index.js';
 import type { VhostUserError } from './vhost-user-error.js';
-import type { Vring } from './vring.js';
+import type { RingFds } from './vring.js';
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length;
 const bit = (number: number) => 1n << BigInt(number);
 const PROTOCOL = bit(PROTOCOL_FEATURE.MQ) | bit(PROTOCOL_FEATURE.REPLY_ACK) | bit(PROTOCOL_FEATURE.CONFIG);
+const MORE =
+  bit(PROTOCOL_FEATURE.LOG_SHMFD) |
+  bit(PROTOCOL_FEATURE.INFLIGHT_SHMFD) |
+  bit(PROTOCOL_FEATURE.RESET_DEVICE) |
+  bit(PROTOCOL_FEATURE.CONFIGURE_MEM_SLOTS) |
+  bit(PROTOCOL_FEATURE.STATUS);
 const CHANNEL = bit(PROTOCOL_FEATURE.BACKEND_REQ);
 const FEATURES = bit(FEATURE.VERSION_1) | bit(FEATURE.VHOST_USER_PROTOCOL_FEATURES);
 
@@ -22,14 +29,20 @@ class NotingBackend implements VhostUserBackend {
     FEATURE.VERSION_1,
     FEATURE.VHOST_USER_PROTOCOL_FEATURES,
     FEATURE.BLK_FLUSH,
+    FEATURE.VHOST_LOG_ALL,
   );
   readonly log: string[] = [];
   readonly starts = new Map<number, RingStart>();
+  readonly views = new Map<number, MemoryViews>();
+  readonly fds = new Map<number, RingFds>();
+  /** While set, `setRingFds` waits for `endFds`. */
+  holdFds = false;
   /** While set, `stopRing` waits for `drain`. */
   busy = false;
   nextAvail = 7;
   acceptConfig: boolean | undefined = true;
   private readonly draining: { index: number; done: (nextAvail: number) => void }[] = [];
+  private fdsDone: (() => void) | undefined;
   private configDone: ((accepted: boolean) => void) | undefined;
 
   setFeatures(features: FeatureSet): void {
@@ -37,11 +50,18 @@ class NotingBackend implements VhostUserBackend {
   }
 
   startRing(start: RingStart): void {
-    this.log.push(`start ${start.vring.index}`);
-    this.starts.set(start.vring.index, start);
+    this.log.push(`start ${start.index}`);
+    this.starts.set(start.index, start);
+    this.fds.set(start.index, start.fds);
+    this.views.set(start.index, new MemoryViews(start.layout));
   }
 
-  stopRing({ index }: Vring, done: (nextAvail: number) => void): void {
+  /** Guest memory as the ring sees it. */
+  memoryOf(index: number): MemoryViews['memory'] {
+    return this.views.get(index)!.memory;
+  }
+
+  stopRing(index: number, done: (nextAvail: number) => void): void {
     this.log.push(`stop ${index}`);
     this.draining.push({ index, done });
     if (!this.busy) this.drain();
@@ -53,12 +73,24 @@ class NotingBackend implements VhostUserBackend {
     for (const one of ready) this.draining.splice(this.draining.indexOf(one), 1);
     for (const { index, done } of ready) {
       this.log.push(`drained ${index}`);
+      this.views.get(index)?.endAll();
       done(this.nextAvail);
     }
   }
 
-  ringDescriptorsChanged({ index }: Vring): void {
+  setRingFds(index: number, fds: RingFds, done: () => void): void {
     this.log.push(`descriptors ${index}`);
+    this.fds.set(index, fds);
+    if (this.holdFds) this.fdsDone = done;
+    else done();
+  }
+
+  endFds(): void {
+    this.fdsDone!();
+  }
+
+  reset(): void {
+    this.log.push('reset');
   }
 
   readConfig(offset: number, size: number): Uint8Array | undefined {
@@ -171,8 +203,10 @@ describe('a session with a front-end', () => {
 
   describe('negotiating', () => {
     it('offers the features of its device', async () => {
-      expect(await during(front.getFeatures())).toBe(FEATURES | bit(FEATURE.BLK_FLUSH));
-      expect(await during(front.getProtocolFeatures())).toBe(PROTOCOL | CHANNEL);
+      expect(await during(front.getFeatures())).toBe(
+        FEATURES | bit(FEATURE.BLK_FLUSH) | bit(FEATURE.VHOST_LOG_ALL),
+      );
+      expect(await during(front.getProtocolFeatures())).toBe(PROTOCOL | CHANNEL | MORE);
     });
 
     it('passes on what was agreed to, once', async () => {
@@ -188,7 +222,7 @@ describe('a session with a front-end', () => {
       expect(backend.log).toEqual([]);
     });
 
-    it.each([bit(1), bit(31), bit(32), bit(63)])('refuses protocol features %x', (extra) => {
+    it.each([bit(2), bit(31), bit(32), bit(63)])('refuses protocol features %x', (extra) => {
       void front.setProtocolFeatures(PROTOCOL | extra);
       hear();
       expect(fault()).toEqual(['protocol-features-not-offered']);
@@ -252,8 +286,8 @@ describe('a session with a front-end', () => {
         avail: driver.availGpa,
         used: driver.usedGpa,
       });
-      expect(start.vring).toMatchObject({ size: 8, nextAvail: 3, running: true });
-      start.memory.writeByte(0x100, 1, 0x55);
+      expect(start).toMatchObject({ size: 8, nextAvail: 3 });
+      backend.memoryOf(0).writeByte(0x100, 1, 0x55);
       expect(ram.bytes(0x1_0000_0100, 1)[0]).toBe(0x55);
     });
 
@@ -337,7 +371,19 @@ describe('a session with a front-end', () => {
       await during(front.setVringCall(0, eventfds[2]));
       await during(front.setVringKick(0));
       expect(backend.log).toEqual(['descriptors 0', 'descriptors 0']);
-      expect(backend.starts.get(0)!.vring.kickFd).toBeUndefined();
+      expect(backend.fds.get(0)!.kickFd).toBeUndefined();
+    });
+
+    it('keeps a descriptor open until the device is done with it, and hears nothing meanwhile', async () => {
+      const open = openDescriptors();
+      backend.holdFds = true;
+      const replaced = during(front.setVringCall(0, eventfds[2]));
+      await setImmediate();
+      expect(openDescriptors()).toBe(open + 1);
+      expect(front.stream.poll()).toBeUndefined();
+      backend.endFds();
+      await replaced;
+      expect(openDescriptors()).toBe(open);
     });
 
     it('takes the same ring addresses again, and refuses others', async () => {
@@ -370,14 +416,13 @@ describe('a session with a front-end', () => {
       expect(front.stream.poll()).toBeUndefined();
       backend.drain();
       expect(await base).toBe(7);
-      expect(backend.starts.get(0)!.vring).toMatchObject({ kickFd: undefined, callFd: undefined });
     });
 
     it('starts again where it stopped', async () => {
       await during(front.getVringBase(0));
       await during(front.setVringKick(0, eventfds[0]));
       expect(backend.log).toEqual(['stop 0', 'drained 0', 'start 0']);
-      expect(backend.starts.get(0)!.vring.nextAvail).toBe(7);
+      expect(backend.starts.get(0)!.nextAvail).toBe(7);
     });
 
     it('stops one that is disabled and starts it when it is enabled', async () => {
@@ -385,7 +430,7 @@ describe('a session with a front-end', () => {
       await during(front.setVringNum(0, 4));
       await during(front.setVringEnable(0, true));
       expect(backend.log).toEqual(['stop 0', 'drained 0', 'start 0']);
-      expect(backend.starts.get(0)!.vring.size).toBe(4);
+      expect(backend.starts.get(0)!.size).toBe(4);
     });
 
     it('hears nothing else until it has stopped', async () => {
@@ -395,10 +440,13 @@ describe('a session with a front-end', () => {
       void front.setVringNum(0, 4);
       hear();
       hear();
-      expect(backend.starts.get(0)!.vring).toMatchObject({ size: 8, running: true });
       backend.drain();
-      expect(backend.starts.get(0)!.vring).toMatchObject({ size: 4, running: false });
+      hear();
       expect(ends).toEqual([]);
+      // Heard before the ring had stopped, the new size would have been refused.
+      void front.setVringEnable(0, true);
+      hear();
+      expect(backend.starts.get(0)!.size).toBe(4);
     });
 
     it('answers for a ring that never ran', async () => {
@@ -412,7 +460,7 @@ describe('a session with a front-end', () => {
 
     it('stops the rings, lets them drain, unmaps, and starts them in the new memory', async () => {
       backend.busy = true;
-      const { memory } = backend.starts.get(0)!;
+      const memory = backend.memoryOf(0);
       const view = memory.view(0, 16);
       const replaced = during(front.setMemTable(ram));
       await setImmediate();
@@ -423,12 +471,12 @@ describe('a session with a front-end', () => {
       expect(view.byteLength).toBe(0);
       await replaced;
       expect(backend.log).toEqual(['stop 0', 'drained 0', 'start 0']);
-      backend.starts.get(0)!.memory.writeByte(0x200, 0, 2);
+      backend.memoryOf(0).writeByte(0x200, 0, 2);
       expect(ram.bytes(0x200, 1)[0]).toBe(2);
     });
 
     it('keeps the old memory when the new one is refused', async () => {
-      const view = backend.starts.get(0)!.memory.view(0, 16);
+      const view = backend.memoryOf(0).view(0, 16);
       backend.busy = true;
       const overlapping = Buffer.alloc(8 + 64);
       overlapping.writeUInt32LE(2, 0);
@@ -478,7 +526,7 @@ describe('a session with a front-end', () => {
     it('closes when the front-end goes, and not before its last request', async () => {
       await running();
       backend.busy = true;
-      const view = backend.starts.get(0)!.memory.view(0, 16);
+      const view = backend.memoryOf(0).view(0, 16);
       front.close();
       hear();
       expect([ends.length, view.byteLength]).toEqual([0, 16]);
@@ -526,7 +574,7 @@ describe('a session with a front-end', () => {
       ftruncateSync(kept, 0);
       closeSync(kept);
       expect(session.memoryFaulted).toBe(false);
-      backend.starts.get(0)!.memory.writeByte(0x3000, 1, 1);
+      backend.memoryOf(0).writeByte(0x3000, 1, 1);
       expect(session.memoryFaulted).toBe(true);
     });
   });

@@ -1,12 +1,21 @@
 import { closeSync } from 'node:fs';
-import { native } from '@cairn/native';
-import { FEATURE, FeatureSet, type GuestMemory, ringBytes, type RingAddresses } from '@cairn/virtio';
+import { check, native } from '@cairn/native';
+import { FEATURE, FeatureSet, inflightBytes, virtqueueBytes, type RingAddresses } from '@cairn/virtio';
 import { Connection } from './connection.js';
-import { MappedMemory } from './memory-table.js';
+import { FrontEndMemory, type NextMemory } from './front-end-memory.js';
+import { type MemoryLayout, SharedArea } from './memory-table.js';
 import { BACKEND_CONFIG_CHANGE, REQUEST, type MessageRule, type RequestCode } from './message-table.js';
-import { HEADER_FLAG, type Message, PROTOCOL_FEATURE, encode, u64Payload } from './messages.js';
+import {
+  HEADER_FLAG,
+  MAX_MEMORY_SLOTS,
+  type Message,
+  PROTOCOL_FEATURE,
+  encode,
+  inflightPayload,
+  u64Payload,
+} from './messages.js';
 import { VhostUserError } from './vhost-user-error.js';
-import { Vring, acceptEventfd } from './vring.js';
+import { type RingFds, Vring, acceptEventfd } from './vring.js';
 
 // One front-end, from its first message to its last. The order in which things end is the rule here:
 //
@@ -14,38 +23,51 @@ import { Vring, acceptEventfd } from './vring.js';
 //
 // A step that must wait for requests in flight makes the session deaf until it is done; messages wait in the socket.
 
-/** A ring that is ready to be processed: addresses are guest physical, memory is mapped. */
-export interface RingStart {
-  vring: Vring;
-  memory: GuestMemory;
-  addresses: RingAddresses;
-  /** Ends a view that was made for this ring; to be called when the ring has stopped. */
-  endView: (view: ArrayBuffer) => void;
+/** A part of shared memory, by address in this process. */
+export interface AreaSlice {
+  address: number;
+  sizeBytes: number;
 }
 
-/** The device behind a session. `done` may be called at once or later, always exactly once. */
+/** A ring that is ready to be processed. Plain data, so that any thread can be told. */
+export interface RingStart {
+  index: number;
+  size: number;
+  nextAvail: number;
+  /** Guest physical addresses. */
+  addresses: RingAddresses;
+  layout: MemoryLayout;
+  fds: RingFds;
+  /** Where this ring's requests in flight are tracked. */
+  inflight?: AreaSlice & { entries: number };
+  /** Bitmap in which written pages are marked, and the address under which the used ring is. */
+  log?: AreaSlice & { usedGpa: number | undefined };
+}
+
+/** The device behind a session. Each `done` may be called at once or later, always exactly once. */
 export interface VhostUserBackend {
   readonly queueCount: number;
   readonly offeredFeatures: FeatureSet;
   /** Called while no ring runs. */
   setFeatures(features: FeatureSet): void;
   startRing(start: RingStart): void;
-  /** Stops taking requests and calls `done` with the next avail index when none is in flight. */
-  stopRing(vring: Vring, done: (nextAvail: number) => void): void;
-  /** The driver's kick or call descriptor of a running ring has been replaced. */
-  ringDescriptorsChanged(vring: Vring): void;
+  /** Stops taking requests and calls `done` with the next avail index when none is in flight and no view is left. */
+  stopRing(index: number, done: (nextAvail: number) => void): void;
+  /** Calls `done` when the descriptors of before are not used any more. */
+  setRingFds(index: number, fds: RingFds, done: () => void): void;
   readConfig(offset: number, size: number): Uint8Array | undefined;
   /** `done(false)`: the driver may not write that. */
   writeConfig(offset: number, data: Uint8Array, done: (accepted: boolean) => void): void;
+  /** The driver has reset the device: it is as it was when it was made. */
+  reset(): void;
 }
 
-const PROTOCOL_FEATURES =
-  (1 << PROTOCOL_FEATURE.MQ) |
-  (1 << PROTOCOL_FEATURE.REPLY_ACK) |
-  (1 << PROTOCOL_FEATURE.BACKEND_REQ) |
-  (1 << PROTOCOL_FEATURE.CONFIG);
-
+const PROTOCOL_FEATURES = Object.values(PROTOCOL_FEATURE).reduce<number>((set, bit) => set | (1 << bit), 0);
+const LOG_ALL_MASK = 1 << FEATURE.VHOST_LOG_ALL;
 const NO_FDS = new Int32Array(1);
+const MAX_INFLIGHT_BYTES = 64 * 1024 * 1024;
+
+type Keep = (fd: number) => number;
 
 /** Messages handled in one go, so that a front-end that never stops talking does not hold the thread. */
 const MESSAGES_AT_ONCE = 32;
@@ -54,10 +76,15 @@ const MESSAGES_AT_ONCE = 32;
 export class Session {
   private readonly connection: Connection;
   private readonly vrings: Vring[];
-  private mapped: MappedMemory | undefined;
+  private readonly memory = new FrontEndMemory();
   private features = FeatureSet.of();
   private protocolFeatures = 0;
+  private status = 0;
   private backendFd: number | undefined;
+  private logFd: number | undefined;
+  private log: SharedArea | undefined;
+  private inflight: SharedArea | undefined;
+  private inflightQueueSize = 0;
   private waiting = false;
   private closing = false;
 
@@ -81,7 +108,7 @@ export class Session {
 
   /** Has the front-end taken away memory that it shared? */
   get memoryFaulted(): boolean {
-    return this.mapped?.faulted ?? false;
+    return [this.memory.mapped, this.log, this.inflight].some((area) => area?.faulted);
   }
 
   /** Handles the messages that are there. Never throws: a front-end that breaks the protocol is disconnected. */
@@ -107,11 +134,11 @@ export class Session {
     if (this.closing) return;
     this.closing = true;
     this.stopRings(() => {
-      this.mapped?.unmap();
-      this.mapped = undefined;
+      this.memory.close();
+      this.log?.unmap();
+      this.inflight?.unmap();
       for (const vring of this.vrings) vring.closeFds();
-      if (this.backendFd !== undefined) closeSync(this.backendFd);
-      this.backendFd = undefined;
+      for (const fd of [this.backendFd, this.logFd]) if (fd !== undefined) closeSync(fd);
       this.connection.close();
       this.onClosed(reason);
     });
@@ -132,7 +159,7 @@ export class Session {
 
   private handle(message: Message, rule: MessageRule): void {
     const owned = new Set(message.fds);
-    const keep = (fd: number): number => {
+    const keep: Keep = (fd) => {
       owned.delete(fd);
       return fd;
     };
@@ -149,7 +176,7 @@ export class Session {
     }
   }
 
-  private dispatch(message: Message, keep: (fd: number) => number): void {
+  private dispatch(message: Message, keep: Keep): void {
     switch (message.code as RequestCode) {
       case REQUEST.GET_FEATURES: {
         const { low, high } = this.backend.offeredFeatures;
@@ -165,18 +192,35 @@ export class Session {
       case REQUEST.RESET_OWNER: // deprecated: "back-ends should ignore it" (vhost-user spec)
         return this.acknowledge(message, 0);
       case REQUEST.SET_MEM_TABLE:
-        return this.setMemory(message, keep);
+        return this.changeMemory(message, this.memory.replace(message.regions(), message.fds.map(keep)));
+      case REQUEST.GET_MAX_MEM_SLOTS:
+        return this.reply(message, u64Payload(MAX_MEMORY_SLOTS));
+      case REQUEST.ADD_MEM_REG: {
+        const region = message.region();
+        return this.changeMemory(message, this.memory.add(region, keep(onlyFd(message))));
+      }
+      case REQUEST.REM_MEM_REG:
+        return this.changeMemory(message, this.memory.remove(message.region()));
+      case REQUEST.SET_LOG_BASE:
+        return this.setLog(message, keep);
+      case REQUEST.SET_LOG_FD:
+        this.logFd = replaced(this.logFd, message, keep);
+        return this.acknowledge(message, 0);
+      case REQUEST.GET_INFLIGHT_FD:
+        return this.getInflight(message);
+      case REQUEST.SET_INFLIGHT_FD:
+        return this.setInflight(message, keep);
       case REQUEST.SET_VRING_NUM:
         return this.setVringSize(message);
       case REQUEST.SET_VRING_ADDR:
         return this.setVringAddresses(message);
       case REQUEST.SET_VRING_BASE:
-        this.stoppedVring(message.u32(0)).nextAvail = message.u32(4) & 0xffff;
+        this.stoppedVring(message.u32(0)).nextAvail = message.u32(4);
         return this.acknowledge(message, 0);
       case REQUEST.GET_VRING_BASE:
         return this.getVringBase(message);
       case REQUEST.SET_VRING_KICK:
-        return this.setVringKick(message, keep);
+        return this.setVringFd(message, 'kickFd', keep);
       case REQUEST.SET_VRING_CALL:
         return this.setVringFd(message, 'callFd', keep);
       case REQUEST.SET_VRING_ERR:
@@ -186,20 +230,21 @@ export class Session {
       case REQUEST.SET_VRING_ENABLE:
         return this.setVringEnable(message);
       case REQUEST.SET_BACKEND_REQ_FD:
-        return this.setBackendChannel(message, keep);
+        native.setNonblocking(onlyFd(message), 1);
+        this.backendFd = replaced(this.backendFd, message, keep);
+        return this.acknowledge(message, 0);
       case REQUEST.GET_CONFIG:
         return this.getConfig(message);
-      case REQUEST.SET_CONFIG: {
-        const { offset, data } = message.config();
-        return this.wait((resume) =>
-          this.backend.writeConfig(offset, data, (accepted) => {
-            resume(() => {
-              if (!accepted) throw new VhostUserError('config-invalid', { offset, size: data.length });
-              this.acknowledge(message, 0);
-            });
-          }),
-        );
-      }
+      case REQUEST.SET_CONFIG:
+        return this.setConfig(message);
+      case REQUEST.RESET_DEVICE:
+        return this.resetDevice(message);
+      case REQUEST.SET_STATUS:
+        this.status = message.u32(0) & 0xff;
+        if (this.status === 0) return this.resetDevice(message);
+        return this.acknowledge(message, 0);
+      case REQUEST.GET_STATUS:
+        return this.reply(message, u64Payload(this.status));
     }
   }
 
@@ -209,19 +254,24 @@ export class Session {
       throw new VhostUserError('features-not-offered', { low: features.low, high: features.high });
     }
     const same = features.low === this.features.low && features.high === this.features.high;
-    if (!same) {
-      if (this.vrings.some((vring) => vring.running)) throw new VhostUserError('vring-running');
-      this.features = features;
-      this.backend.setFeatures(features);
-    }
-    // vhost-user spec, "Ring states": without protocol features rings are enabled from the start.
-    if (!features.has(FEATURE.VHOST_USER_PROTOCOL_FEATURES)) {
-      for (const vring of this.vrings) {
-        vring.enabled = true;
-        this.startIfReady(vring);
+    // Dirty logging goes on and off while the guest runs; nothing else may change then.
+    const onlyLog =
+      ((features.low ^ this.features.low) & ~LOG_ALL_MASK) === 0 && features.high === this.features.high;
+    if (!onlyLog && this.vrings.some((vring) => vring.running)) throw new VhostUserError('vring-running');
+    const change = (): void => {
+      if (!same) {
+        this.features = features;
+        this.backend.setFeatures(features);
       }
-    }
-    this.acknowledge(message, 0);
+      // vhost-user spec, "Ring states": without protocol features rings are enabled from the start.
+      if (!features.has(FEATURE.VHOST_USER_PROTOCOL_FEATURES)) {
+        for (const vring of this.vrings) vring.enabled = true;
+      }
+    };
+    if (!same) return this.whileStopped(message, change);
+    change();
+    for (const vring of this.vrings) this.startIfReady(vring);
+    return this.acknowledge(message, 0);
   }
 
   private setProtocolFeatures(message: Message): void {
@@ -233,38 +283,98 @@ export class Session {
     this.acknowledge(message, 0);
   }
 
-  private setMemory(message: Message, keep: (fd: number) => number): void {
-    const regions = message.regions();
-    const next = MappedMemory.map(regions, message.fds.map(keep));
-    this.wait((resume) =>
-      this.stopRings(() => {
-        this.mapped?.unmap();
-        this.mapped = next;
-        resume(() => {
-          for (const vring of this.vrings) this.startIfReady(vring);
-          this.acknowledge(message, 0);
-        });
-      }),
+  private changeMemory(message: Message, next: NextMemory): void {
+    let used = false;
+    this.whileStopped(
+      message,
+      () => {
+        used = true;
+        this.memory.commit(next);
+      },
+      () => {
+        if (!used) this.memory.discard(next);
+      },
     );
+  }
+
+  private setLog(message: Message, keep: Keep): void {
+    const { sizeBytes, offsetBytes } = message.log();
+    const log = SharedArea.map(keep(onlyFd(message)), offsetBytes, sizeBytes);
+    let used = false;
+    this.whileStopped(
+      message,
+      () => {
+        used = true;
+        this.log?.unmap();
+        this.log = log;
+      },
+      () => {
+        if (!used) log.unmap();
+      },
+      () => this.reply(message, u64Payload(0)),
+    );
+  }
+
+  /** Makes the area in which requests in flight are tracked, and gives it to the front-end to keep. */
+  private getInflight(message: Message): void {
+    const { numQueues, queueSize } = message.inflight();
+    const perQueueBytes = this.inflightQueueBytes(numQueues, queueSize);
+    const sizeBytes = perQueueBytes * numQueues;
+    const fd = check('memfd_create', native.memfd('cairn-inflight', sizeBytes));
+    try {
+      const payload = inflightPayload(
+        { sizeBytes, offsetBytes: 0, numQueues, queueSize },
+        message.payload.length,
+      );
+      this.connection.reply(message.code, payload, [fd]);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  private setInflight(message: Message, keep: Keep): void {
+    const { sizeBytes, offsetBytes, numQueues, queueSize } = message.inflight();
+    if (this.vrings.some((vring) => vring.running)) throw new VhostUserError('vring-running');
+    const needed = this.inflightQueueBytes(numQueues, queueSize) * numQueues;
+    if (sizeBytes < needed) throw new VhostUserError('memory-region-invalid', { sizeBytes, needed });
+    const area = SharedArea.map(keep(onlyFd(message)), offsetBytes, sizeBytes);
+    this.inflight?.unmap();
+    this.inflight = area;
+    this.inflightQueueSize = queueSize;
+    this.acknowledge(message, 0);
+  }
+
+  private inflightQueueBytes(numQueues: number, queueSize: number): number {
+    const bytes = inflightBytes(queueSize, { packed: this.features.has(FEATURE.RING_PACKED) });
+    const valid = numQueues >= 1 && numQueues <= this.vrings.length && queueSize >= 1 && queueSize <= 32768;
+    if (!valid || bytes * numQueues > MAX_INFLIGHT_BYTES) {
+      throw new VhostUserError('memory-region-invalid', { numQueues, queueSize });
+    }
+    return bytes;
   }
 
   private setVringSize(message: Message): void {
     const vring = this.stoppedVring(message.u32(0));
     const size = message.u32(4);
-    // virtio 1.2 §2.7: a power of two, at most 32768.
-    if (size < 1 || size > 32768 || (size & (size - 1)) !== 0)
+    // virtio 1.2 §2.7 and §2.8: at most 32768; a power of two unless the ring is packed.
+    const packed = this.features.has(FEATURE.RING_PACKED);
+    if (size < 1 || size > 32768 || (!packed && (size & (size - 1)) !== 0)) {
       throw new VhostUserError('vring-size-invalid', { size });
+    }
     vring.size = size;
     this.acknowledge(message, 0);
   }
 
   private setVringAddresses(message: Message): void {
-    const { index, descriptors, avail, used } = message.vringAddress();
+    const { index, descriptors, avail, used, usedLogGpa } = message.vringAddress();
     const vring = this.vring(index);
     const before = vring.addresses;
-    const same = before?.descriptors === descriptors && before.avail === avail && before.used === used;
-    if (!same) this.stoppedVring(index).addresses = { descriptors, avail, used };
-    this.acknowledge(message, 0);
+    const moved = before?.descriptors !== descriptors || before.avail !== avail || before.used !== used;
+    if (moved) this.stoppedVring(index).addresses = { descriptors, avail, used };
+    if (vring.usedLogGpa === usedLogGpa) return this.acknowledge(message, 0);
+    return this.whileStopped(message, () => {
+      vring.usedLogGpa = usedLogGpa;
+    });
   }
 
   private getVringBase(message: Message): void {
@@ -272,8 +382,7 @@ export class Session {
     this.wait((resume) =>
       this.stopRing(vring, () => {
         vring.started = false;
-        vring.replaceFd('kickFd', undefined);
-        vring.replaceFd('callFd', undefined);
+        for (const which of ['kickFd', 'callFd'] as const) closeIfThere(vring.replaceFd(which, undefined));
         const payload = new Uint8Array(8);
         const view = new DataView(payload.buffer);
         view.setUint32(0, vring.index, true);
@@ -283,24 +392,23 @@ export class Session {
     );
   }
 
-  private setVringKick(message: Message, keep: (fd: number) => number): void {
+  private setVringFd(message: Message, which: keyof RingFds, keep: Keep): void {
     const { index, fd } = message.vringFile();
     const vring = this.vring(index);
     if (fd !== undefined) acceptEventfd(fd);
-    vring.replaceFd('kickFd', fd === undefined ? undefined : keep(fd));
-    vring.started = true;
-    if (vring.running) this.backend.ringDescriptorsChanged(vring);
-    else this.startIfReady(vring);
-    this.acknowledge(message, 0);
-  }
-
-  private setVringFd(message: Message, which: 'callFd' | 'errFd', keep: (fd: number) => number): void {
-    const { index, fd } = message.vringFile();
-    const vring = this.vring(index);
-    if (fd !== undefined) acceptEventfd(fd);
-    vring.replaceFd(which, fd === undefined ? undefined : keep(fd));
-    if (vring.running) this.backend.ringDescriptorsChanged(vring);
-    this.acknowledge(message, 0);
+    const before = vring.replaceFd(which, fd === undefined ? undefined : keep(fd));
+    if (which === 'kickFd') vring.started = true;
+    if (!vring.running) {
+      closeIfThere(before);
+      this.startIfReady(vring);
+      return this.acknowledge(message, 0);
+    }
+    return this.wait((resume) =>
+      this.backend.setRingFds(index, vring.fds, () => {
+        closeIfThere(before);
+        resume(() => this.acknowledge(message, 0));
+      }),
+    );
   }
 
   private setVringEnable(message: Message): void {
@@ -313,51 +421,85 @@ export class Session {
     return this.wait((resume) => this.stopRing(vring, () => resume(() => this.acknowledge(message, 0))));
   }
 
-  private setBackendChannel(message: Message, keep: (fd: number) => number): void {
-    const [fd] = message.fds;
-    if (fd === undefined)
-      throw new VhostUserError('descriptor-count-invalid', { code: message.code, count: 0 });
-    native.setNonblocking(fd, 1);
-    if (this.backendFd !== undefined) closeSync(this.backendFd);
-    this.backendFd = keep(fd);
-    this.acknowledge(message, 0);
-  }
-
   private getConfig(message: Message): void {
     const { offset, size } = message.config();
     const data = this.backend.readConfig(offset, size);
-    if (!data) {
-      // vhost-user spec, GET_CONFIG: an empty payload tells of the error.
-      return this.reply(message, new Uint8Array(0));
-    }
+    // vhost-user spec, GET_CONFIG: an empty payload tells of the error.
+    if (!data) return this.reply(message, new Uint8Array(0));
     const payload = message.payload.slice();
     payload.set(data, 12);
     return this.reply(message, payload);
   }
 
+  private setConfig(message: Message): void {
+    const { offset, data } = message.config();
+    this.wait((resume) =>
+      this.backend.writeConfig(offset, data, (accepted) => {
+        resume(() => {
+          if (!accepted) throw new VhostUserError('config-invalid', { offset, size: data.length });
+          this.acknowledge(message, 0);
+        });
+      }),
+    );
+  }
+
+  /** vhost-user spec, RESET_DEVICE: all rings disabled, the device as after a reset; memory and sockets stay. */
+  private resetDevice(message: Message): void {
+    this.wait((resume) =>
+      this.stopRings(() => {
+        for (const vring of this.vrings) {
+          vring.started = false;
+          vring.enabled = false;
+          vring.nextAvail = 0;
+        }
+        this.features = FeatureSet.of();
+        this.status = 0;
+        this.backend.reset();
+        resume(() => this.acknowledge(message, 0));
+      }),
+    );
+  }
+
   private startIfReady(vring: Vring): void {
-    if (vring.running || !vring.ready || !this.mapped || !vring.addresses) return;
-    const { mapped } = this;
-    const bytes = ringBytes(vring.size);
+    const { mapped } = this.memory;
+    if (vring.running || !vring.ready || !mapped || !vring.addresses || this.closing) return;
+    const user = vring.addresses;
+    const bytes = virtqueueBytes(vring.size, { packed: this.features.has(FEATURE.RING_PACKED) });
     const gpaOf = (part: keyof RingAddresses): number => {
-      const address = vring.addresses![part];
-      const gpa = mapped.gpaOf(address, bytes[part]);
+      const gpa = mapped.gpaOf(user[part], bytes[part]);
       if (gpa === undefined) throw new VhostUserError('vring-address-unmapped', { index: vring.index, part });
       return gpa;
     };
     const addresses = { descriptors: gpaOf('descriptors'), avail: gpaOf('avail'), used: gpaOf('used') };
+    const inflight = this.inflightOf(vring);
+    const { log } = this;
     vring.running = true;
     this.backend.startRing({
-      vring,
-      memory: mapped.memory,
+      index: vring.index,
+      size: vring.size,
+      nextAvail: vring.nextAvail,
       addresses,
-      endView: (view) => mapped.endView(view),
+      layout: mapped.layout,
+      fds: vring.fds,
+      ...(inflight && { inflight }),
+      ...(log &&
+        this.features.has(FEATURE.VHOST_LOG_ALL) && {
+          log: { address: log.address, sizeBytes: log.sizeBytes, usedGpa: vring.usedLogGpa },
+        }),
     });
+  }
+
+  private inflightOf(vring: Vring): RingStart['inflight'] {
+    const { inflight, inflightQueueSize } = this;
+    if (!inflight || vring.size > inflightQueueSize) return undefined;
+    const sizeBytes = inflightBytes(inflightQueueSize, { packed: this.features.has(FEATURE.RING_PACKED) });
+    if ((vring.index + 1) * sizeBytes > inflight.sizeBytes) return undefined;
+    return { address: inflight.address + vring.index * sizeBytes, sizeBytes, entries: inflightQueueSize };
   }
 
   private stopRing(vring: Vring, done: () => void): void {
     if (!vring.running) return done();
-    return this.backend.stopRing(vring, (nextAvail) => {
+    return this.backend.stopRing(vring.index, (nextAvail) => {
       vring.running = false;
       vring.nextAvail = nextAvail;
       done();
@@ -377,14 +519,36 @@ export class Session {
     one();
   }
 
+  /**
+   * Stops every ring, runs `change`, starts them again and answers. `settled` runs at the end in any case, also when
+   * the session closed meanwhile and `change` did not run.
+   */
+  private whileStopped(
+    message: Message,
+    change: () => void,
+    settled: () => void = () => undefined,
+    answer: () => void = () => this.acknowledge(message, 0),
+  ): void {
+    this.wait((resume) =>
+      this.stopRings(() => {
+        if (!this.closing) change();
+        settled();
+        resume(() => {
+          for (const vring of this.vrings) this.startIfReady(vring);
+          answer();
+        });
+      }),
+    );
+  }
+
   /** Hears no further message until `resume` is called; what `resume` runs may break the protocol's rules, too. */
   private wait(begin: (resume: (then: () => void) => void) => void): void {
     this.waiting = true;
-    let resumedAtOnce = true;
+    let atOnce = true;
     begin((then) => {
       this.waiting = false;
       if (this.closing) return;
-      if (resumedAtOnce) return then();
+      if (atOnce) return then();
       try {
         then();
       } catch (error) {
@@ -392,7 +556,7 @@ export class Session {
       }
       return this.onReadable();
     });
-    resumedAtOnce = false;
+    atOnce = false;
   }
 
   private vring(index: number): Vring {
@@ -419,3 +583,20 @@ export class Session {
     }
   }
 }
+
+const onlyFd = (message: Message): number => {
+  const [fd] = message.fds;
+  if (fd === undefined)
+    throw new VhostUserError('descriptor-count-invalid', { code: message.code, count: 0 });
+  return fd;
+};
+
+const replaced = (before: number | undefined, message: Message, keep: Keep): number => {
+  const fd = keep(onlyFd(message));
+  closeIfThere(before);
+  return fd;
+};
+
+const closeIfThere = (fd: number | undefined): void => {
+  if (fd !== undefined) closeSync(fd);
+};

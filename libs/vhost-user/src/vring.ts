@@ -3,16 +3,25 @@ import { native } from '@cairn/native';
 import { VhostUserError } from './vhost-user-error.js';
 
 /** Ring addresses in the front-end's address space. */
-interface UserAddresses {
+export interface UserAddresses {
   descriptors: number;
   avail: number;
   used: number;
+}
+
+/** The descriptors of a ring: the driver's kick, our call, our error; undefined where the front-end gave none. */
+export interface RingFds {
+  kickFd: number | undefined;
+  callFd: number | undefined;
+  errFd: number | undefined;
 }
 
 /** What the front-end has said of one ring. Owns its three descriptors. */
 export class Vring {
   size = 0;
   addresses: UserAddresses | undefined;
+  /** Under which guest physical address writes to the used ring are logged; undefined = they are not. */
+  usedLogGpa: number | undefined;
   /** Avail index to start from: SET_VRING_BASE, then where the ring stopped. */
   nextAvail = 0;
   enabled = false;
@@ -20,9 +29,7 @@ export class Vring {
   started = false;
   /** Is the back-end processing it? */
   running = false;
-  kickFd: number | undefined;
-  callFd: number | undefined;
-  errFd: number | undefined;
+  fds: RingFds = { kickFd: undefined, callFd: undefined, errFd: undefined };
 
   constructor(readonly index: number) {}
 
@@ -30,17 +37,20 @@ export class Vring {
     return this.started && this.enabled && this.size > 0 && this.addresses !== undefined;
   }
 
-  /** Replaces one descriptor and closes the one before. */
-  replaceFd(which: 'kickFd' | 'callFd' | 'errFd', fd: number | undefined): void {
-    const before = this[which];
-    this[which] = fd;
-    if (before !== undefined) closeSync(before);
+  /**
+   * Replaces one descriptor and returns the one before. The caller closes that when no thread can use it any more:
+   * its number may be another file's the moment after.
+   */
+  replaceFd(which: keyof RingFds, fd: number | undefined): number | undefined {
+    const before = this.fds[which];
+    this.fds = { ...this.fds, [which]: fd };
+    return before;
   }
 
+  /** Closes all three; the ring must not be running. */
   closeFds(): void {
-    this.replaceFd('kickFd', undefined);
-    this.replaceFd('callFd', undefined);
-    this.replaceFd('errFd', undefined);
+    for (const fd of Object.values(this.fds) as (number | undefined)[]) if (fd !== undefined) closeSync(fd);
+    this.fds = { kickFd: undefined, callFd: undefined, errFd: undefined };
   }
 }
 

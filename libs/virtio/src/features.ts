@@ -1,4 +1,4 @@
-/** Feature bit numbers (virtio 1.2 §5.2.3, §6; vhost-user: VHOST_USER_F_PROTOCOL_FEATURES). */
+/** Feature bit numbers (virtio 1.2 §5.2.3, §6; vhost-user spec, "Feature negotiation"). */
 export const FEATURE = {
   BLK_SIZE_MAX: 1,
   BLK_SEG_MAX: 2,
@@ -11,10 +11,13 @@ export const FEATURE = {
   BLK_MQ: 12,
   BLK_DISCARD: 13,
   BLK_WRITE_ZEROES: 14,
+  VHOST_LOG_ALL: 26,
   RING_INDIRECT_DESC: 28,
   RING_EVENT_IDX: 29,
   VHOST_USER_PROTOCOL_FEATURES: 30,
   VERSION_1: 32,
+  RING_PACKED: 34,
+  RING_RESET: 40,
 } as const;
 
 export type FeatureBit = (typeof FEATURE)[keyof typeof FEATURE];

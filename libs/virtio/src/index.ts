@@ -17,4 +17,11 @@ export { PackedVirtqueue, type PackedVirtqueueConfig } from './packed-virtqueue.
 export { ringBytes, RingMemory, type RingAddresses } from './ring-memory.js';
 export { SplitInflight, splitInflightBytes, type SplitResumption } from './split-inflight.js';
 export { SplitVirtqueue, type SplitVirtqueueConfig } from './split-virtqueue.js';
-export { VirtqueueError, type VirtqueueFault } from './virtqueue-error.js';
+export {
+  inflightBytes,
+  makeVirtqueue,
+  type Virtqueue,
+  virtqueueBytes,
+  type VirtqueueConfig,
+} from './virtqueue.js';
+export { VIRTQUEUE_FAULTS, VirtqueueError, type VirtqueueFault } from './virtqueue-error.js';

@@ -26,7 +26,7 @@ const SLOT_MASK = 0x7fff;
 const WRAP_SHIFT = 15;
 
 /** What a packed virtqueue needs to know to start. */
-export interface PackedVirtqueueConfig extends SplitVirtqueueConfig {
+export interface PackedVirtqueueConfig extends Omit<SplitVirtqueueConfig, 'inflight'> {
   /**
    * Positions to go on from, as vhost-user carries them: avail slot in bits 0–14, its wrap counter in bit 15, used
    * slot in bits 16–30, its wrap counter in bit 31. A new ring starts from 0x80008000.

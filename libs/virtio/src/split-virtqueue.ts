@@ -1,6 +1,7 @@
 import { DescriptorChain } from './descriptor-chain.js';
 import type { GuestMemory } from './guest-memory.js';
 import { type RingAddresses, RingMemory } from './ring-memory.js';
+import type { SplitInflight } from './split-inflight.js';
 import { VirtqueueError } from './virtqueue-error.js';
 
 // The device's side of a split virtqueue (virtio 1.2 §2.7).
@@ -20,6 +21,8 @@ export interface SplitVirtqueueConfig {
   nextAvail: number;
   eventIdx: boolean;
   indirect: boolean;
+  /** Record of what is in flight; when it has a past, it says where to go on, not `nextAvail`. */
+  inflight?: SplitInflight;
 }
 
 /** Device side of one split virtqueue. Throws VirtqueueError when the driver breaks the ring. */
@@ -30,10 +33,14 @@ export class SplitVirtqueue {
   inFlightCount = 0;
   private readonly ring: RingMemory;
   private readonly inFlight: Uint8Array;
+  private readonly record: SplitInflight | undefined;
   private readonly eventIdx: boolean;
   private nextAvailIdx: number;
   private nextUsed: number;
   private published: number;
+  /** Heads that an earlier process took and did not answer, to be taken before any other. */
+  private resumed: Uint16Array | undefined;
+  private resumedAt = 0;
 
   constructor(config: SplitVirtqueueConfig) {
     this.size = config.size;
@@ -46,6 +53,12 @@ export class SplitVirtqueue {
     this.nextAvailIdx = config.nextAvail & U16;
     this.nextUsed = this.ring.usedIdx();
     this.published = this.nextUsed;
+    this.record = config.inflight;
+    const left = config.inflight?.resume(config.size, this.nextUsed);
+    if (left) {
+      this.nextAvailIdx = left.nextAvail;
+      if (left.heads.length > 0) this.resumed = left.heads;
+    }
   }
 
   /** Views over guest memory; to be detached before that memory is unmapped, after which this object is dead. */
@@ -60,7 +73,7 @@ export class SplitVirtqueue {
 
   /** Has the driver published a chain that was not taken? */
   hasAvail(): boolean {
-    return this.ring.availIdx() !== this.nextAvailIdx;
+    return this.resumed !== undefined || this.ring.availIdx() !== this.nextAvailIdx;
   }
 
   /**
@@ -69,6 +82,7 @@ export class SplitVirtqueue {
    * It stays available until `take`: a caller that has no room for it now may simply come again.
    */
   peekAvail(): number {
+    if (this.resumed !== undefined) return this.peekResumed(this.resumed[this.resumedAt]!);
     const pending = (this.ring.availIdx() - this.nextAvailIdx) & U16;
     if (pending === 0) return -1;
     // virtio 1.2 §2.7.6: idx only grows, and no entry is offered twice before it is used.
@@ -82,15 +96,22 @@ export class SplitVirtqueue {
 
   /** Takes the chain that `peekAvail` showed: it is in flight until `complete`. */
   take(head: number): void {
-    this.nextAvailIdx = (this.nextAvailIdx + 1) & U16;
     this.inFlight[head] = 1;
     this.inFlightCount += 1;
+    if (this.resumed !== undefined) {
+      this.resumedAt += 1;
+      if (this.resumedAt === this.resumed.length) this.resumed = undefined;
+      return;
+    }
+    this.nextAvailIdx = (this.nextAvailIdx + 1) & U16;
+    this.record?.take(head);
   }
 
   /** Gives a chain back with the number of bytes written to it; the driver sees it after `publish`. */
   complete(head: number, writtenBytes: number): void {
     this.ring.writeUsed(this.nextUsed & (this.size - 1), head, writtenBytes);
     this.nextUsed = (this.nextUsed + 1) & U16;
+    this.record?.complete(head);
     this.inFlight[head] = 0;
     this.inFlightCount -= 1;
   }
@@ -100,7 +121,9 @@ export class SplitVirtqueue {
     const before = this.published;
     if (before === this.nextUsed) return false;
     this.published = this.nextUsed;
+    this.record?.publishing();
     this.ring.publishUsed(this.nextUsed);
+    this.record?.published(this.nextUsed);
     if (!this.eventIdx) return this.ring.interruptsWanted();
     return ((this.nextUsed - this.ring.usedEvent() - 1) & U16) < ((this.nextUsed - before) & U16);
   }
@@ -116,5 +139,11 @@ export class SplitVirtqueue {
   disarmKick(): void {
     if (this.eventIdx) this.ring.setAvailEvent(this.nextAvailIdx - 1);
     else this.ring.setNoNotify(true);
+  }
+
+  private peekResumed(head: number): number {
+    if (this.inFlight[head] !== 0) throw new VirtqueueError('inflight-invalid', { head });
+    this.chain.walk(head);
+    return head;
   }
 }

@@ -1,26 +1,29 @@
-/** What a driver did to break a ring; each is counted under this name. */
-export type VirtqueueFault =
-  | 'ring-misaligned'
-  | 'ring-outside-memory'
-  | 'ring-size-invalid'
-  | 'ring-base-invalid'
-  | 'inflight-invalid'
-  | 'avail-idx-overrun'
-  | 'head-out-of-range'
-  | 'head-in-flight'
-  | 'next-out-of-range'
-  | 'chain-too-long'
-  | 'chain-too-large'
-  | 'descriptor-empty'
-  | 'descriptor-not-available'
-  | 'descriptor-outside-memory'
-  | 'readable-after-writable'
-  | 'indirect-not-negotiated'
-  | 'indirect-nested'
-  | 'indirect-with-next'
-  | 'indirect-size-invalid'
-  | 'header-too-short'
-  | 'status-missing';
+/** What a driver can do to break a ring; each is counted under its name. */
+export const VIRTQUEUE_FAULTS = [
+  'ring-misaligned',
+  'ring-outside-memory',
+  'ring-size-invalid',
+  'ring-base-invalid',
+  'inflight-invalid',
+  'avail-idx-overrun',
+  'head-out-of-range',
+  'head-in-flight',
+  'next-out-of-range',
+  'chain-too-long',
+  'chain-too-large',
+  'descriptor-empty',
+  'descriptor-not-available',
+  'descriptor-outside-memory',
+  'readable-after-writable',
+  'indirect-not-negotiated',
+  'indirect-nested',
+  'indirect-with-next',
+  'indirect-size-invalid',
+  'header-too-short',
+  'status-missing',
+] as const;
+
+export type VirtqueueFault = (typeof VIRTQUEUE_FAULTS)[number];
 
 /**
  * A driver broke the rules of its virtqueue. The ring cannot be trusted afterwards: the caller stops it, signals its

@@ -1,47 +1,40 @@
 import { unlinkSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
-import { ensureVolumeFile, type ExportSpec, type Reactor } from '@cairn/block-export';
+import {
+  ensureVolumeFile,
+  type ExportSpec,
+  type ExportStatus,
+  type RateLimits,
+  type Reactors,
+} from '@cairn/block-export';
 import { CliError } from '../cli-error.js';
+import { type ControlRequest, parseControlRequest } from './control-request.js';
 
-// One line of JSON each way: {"sizeBytes": …, "file": …} is answered with {"file": …, "sizeBytes": …} or {"error": …}.
+// One line of JSON each way: a request is answered with {"result": …} or {"error": "…"}.
 
-const MAX_LINE_BYTES = 64 * 1024;
+const MAX_LINE_BYTES = 1024 * 1024;
 const TIMEOUT_MS = 10_000;
-const SECTOR_BYTES = 512;
 
-/** What `cairn resize` asks for. */
-export interface ResizeRequest {
-  sizeBytes: number;
-  file?: string;
+/** What each verb answers with. */
+export interface ControlResults {
+  resize: { file: string; sizeBytes: number };
+  limit: { file: string; limits: RateLimits };
+  status: { exports: (ExportStatus & { file: string })[] };
 }
 
-/** Listens on a socket of mode 0600 for resize requests; returns what ends that. */
+/** Listens on a socket of mode 0600 for requests about the exports; returns what ends that. */
 export async function openControl(
   path: string,
-  reactor: Reactor,
+  reactors: Reactors,
   specs: readonly ExportSpec[],
 ): Promise<() => void> {
-  const sizes = new Map<string, number>();
-  for (const status of await reactor.statuses()) sizes.set(status.id, status.sizeBytes);
-  const resize = async (request: ResizeRequest): Promise<{ file: string; sizeBytes: number }> => {
-    const spec = chosen(specs, request.file);
-    const before = sizes.get(spec.id)!;
-    if (request.sizeBytes % SECTOR_BYTES !== 0)
-      throw new Error(`the size must be a multiple of ${SECTOR_BYTES} bytes`);
-    if (request.sizeBytes < before)
-      throw new Error(`${spec.filePath} has ${before} bytes; volumes never shrink`);
-    ensureVolumeFile(spec.filePath, request.sizeBytes);
-    await reactor.resizeExport(spec.id, request.sizeBytes);
-    sizes.set(spec.id, request.sizeBytes);
-    return { file: spec.filePath, sizeBytes: request.sizeBytes };
-  };
   const server = createServer((socket) => {
     socket.setTimeout(TIMEOUT_MS, () => socket.destroy());
     socket.on('error', () => socket.destroy());
     readLine(socket)
-      .then((line) => resize(parseRequest(line)))
+      .then((line) => obey(parseControlRequest(line), reactors, specs))
       .then(
-        (grown) => socket.end(`${JSON.stringify(grown)}\n`),
+        (result) => socket.end(`${JSON.stringify({ result })}\n`),
         (error: unknown) => socket.end(`${JSON.stringify({ error: messageOf(error) })}\n`),
       );
   });
@@ -49,19 +42,42 @@ export async function openControl(
   return () => server.close();
 }
 
-/** Asks a running `cairn export` to grow a file. Throws CliError when it is not there or refuses. */
-export async function requestResize(
+/** Asks a running `cairn export`. Throws CliError when it is not there or refuses. */
+export async function askControl<Verb extends keyof ControlResults>(
   path: string,
-  request: ResizeRequest,
-): Promise<{ file: string; sizeBytes: number }> {
+  request: ControlRequest & { verb: Verb },
+): Promise<ControlResults[Verb]> {
   const socket = await connect(path);
   socket.setTimeout(TIMEOUT_MS, () => socket.destroy(new Error('no answer')));
   socket.write(`${JSON.stringify(request)}\n`);
-  const answer = JSON.parse(await readLine(socket)) as { error?: string; file: string; sizeBytes: number };
+  const answer = JSON.parse(await readLine(socket)) as { error?: string; result: ControlResults[Verb] };
   socket.end();
-  if (answer.error !== undefined) throw new CliError(`cannot resize: ${answer.error}`);
-  return answer;
+  if (answer.error !== undefined) throw new CliError(`cannot ${request.verb}: ${answer.error}`);
+  return answer.result;
 }
+
+const obey = async (
+  request: ControlRequest,
+  reactors: Reactors,
+  specs: readonly ExportSpec[],
+): Promise<ControlResults[keyof ControlResults]> => {
+  if (request.verb === 'status') {
+    const files = new Map(specs.map((spec) => [spec.id, spec.filePath]));
+    const statuses = await reactors.statuses();
+    return { exports: statuses.map((status) => ({ ...status, file: files.get(status.id) ?? status.id })) };
+  }
+  const spec = chosen(specs, request.file);
+  if (request.verb === 'limit') {
+    reactors.limitExport(spec.id, request.limits);
+    return { file: spec.filePath, limits: request.limits };
+  }
+  const before = await reactors.status(spec.id);
+  if (before && request.sizeBytes < before.sizeBytes)
+    throw new Error(`${spec.filePath} has ${before.sizeBytes} bytes; volumes never shrink`);
+  if (spec.nullBytes === undefined) ensureVolumeFile(spec.filePath, request.sizeBytes);
+  await reactors.resizeExport(spec.id, request.sizeBytes);
+  return { file: spec.filePath, sizeBytes: request.sizeBytes };
+};
 
 const chosen = (specs: readonly ExportSpec[], file: string | undefined): ExportSpec => {
   const [only] = specs;
@@ -69,19 +85,6 @@ const chosen = (specs: readonly ExportSpec[], file: string | undefined): ExportS
   const named = specs.find((spec) => spec.filePath === file);
   if (named) return named;
   throw new Error(`say which file with --file: ${specs.map((spec) => spec.filePath).join(', ')}`);
-};
-
-const parseRequest = (line: string): ResizeRequest => {
-  const value: unknown = JSON.parse(line);
-  if (typeof value !== 'object' || value === null) throw new Error('a request is a JSON object');
-  const { sizeBytes, file, ...rest } = value as Record<string, unknown>;
-  const [unknown] = Object.keys(rest);
-  if (unknown !== undefined) throw new Error(`unknown field '${unknown}'`);
-  if (typeof sizeBytes !== 'number' || !Number.isSafeInteger(sizeBytes) || sizeBytes <= 0) {
-    throw new Error('sizeBytes must be a whole number above 0');
-  }
-  if (file !== undefined && typeof file !== 'string') throw new Error('file must be a string');
-  return { sizeBytes, ...(file !== undefined && { file }) };
 };
 
 const readLine = (socket: Socket): Promise<string> =>

@@ -5,13 +5,15 @@ import {
   ensureVolumeFile,
   type ExportSpec,
   lockVolumeFile,
-  Reactor,
+  type RateLimits,
+  Reactors,
 } from '@cairn/block-export';
 import { CliError } from '../cli-error.js';
 import { sizeInBytes } from '../whole-number.js';
-import { openControl, requestResize } from './control-socket.js';
+import { askControl, openControl } from './control-socket.js';
 
 const MAX_QUEUES = 64;
+const MAX_REACTORS = 64;
 const SERIAL_BYTES = 20;
 const DRAIN_MS = 30_000;
 
@@ -22,7 +24,13 @@ interface ExportOptions {
   cache: CacheMode;
   control?: string;
   pollMicros: number;
+  reactors?: number;
+  iops?: number;
+  bps?: number;
 }
+
+/** What is served: a file, or bytes that nobody keeps. */
+type Source = Pick<ExportSpec, 'filePath' | 'nullBytes'>;
 
 const exportHelp = `
 The file is plain: offset in the volume = offset in the file. --file and one of --socket, --socket-fd may be given
@@ -36,12 +44,15 @@ the file and end with status 0.
 
 /** `cairn export`: serve files as vhost-user-blk, with no control plane at all. */
 export function exportCommand(): Command {
-  const files: string[] = [];
+  const sources: Source[] = [];
   const sockets: { socketPath?: string; socketFd?: number }[] = [];
   const serials: string[] = [];
   return new Command('export')
     .description('serve sparse files as vhost-user-blk disks, without a control plane')
-    .requiredOption('--file <path>', 'the file to serve', (path) => void files.push(path))
+    .option('--file <path>', 'the file to serve', (path) => void sources.push({ filePath: path }))
+    .option('--null <size>', 'serve bytes that nobody keeps, instead: measures the rings alone', (text) => {
+      sources.push({ filePath: `null ${text}`, nullBytes: sizeInBytes(text) });
+    })
     .option('--socket <path>', 'where to listen', (path) => void sockets.push({ socketPath: path }))
     .option('--socket-fd <number>', 'an inherited socket that already listens, instead', (text) => {
       sockets.push({ socketFd: queueNumber(text, 0, 2 ** 20) });
@@ -59,7 +70,12 @@ export function exportCommand(): Command {
         throw new InvalidArgumentError(`At most ${SERIAL_BYTES} bytes.`);
       serials.push(text);
     })
-    .option('--control <socket>', "listen here for 'cairn resize'")
+    .option('--iops <number>', 'requests a second that each guest may have', count)
+    .option('--bps <size>', 'bytes a second that each guest may have (bytes, or K, M, G)', sizeInBytes)
+    .option('--control <socket>', "listen here for 'cairn resize', 'cairn limit' and 'cairn top'")
+    .option('--reactors <number>', 'threads that serve the rings; default 1', (text) =>
+      queueNumber(text, 1, MAX_REACTORS),
+    )
     .option(
       '--poll-micros <number>',
       'look for requests this long before sleeping',
@@ -67,7 +83,7 @@ export function exportCommand(): Command {
       32,
     )
     .addHelpText('after', exportHelp)
-    .action((options: ExportOptions) => serve(specsOf(files, sockets, serials, options), options));
+    .action((options: ExportOptions) => serve(specsOf(sources, sockets, serials, options), options));
 }
 
 /** `cairn resize`: grow a disk that `cairn export --control` serves, while a guest runs. */
@@ -78,13 +94,42 @@ export function resizeCommand(): Command {
     .requiredOption('--control <socket>', "the control socket of 'cairn export'")
     .option('--file <path>', 'which of the files, when several are served')
     .action(async (sizeBytes: number, options: { control: string; file?: string }) => {
-      const grown = await requestResize(options.control, {
-        sizeBytes,
-        ...(options.file && { file: options.file }),
-      });
+      const file = options.file && { file: options.file };
+      const grown = await askControl(options.control, { verb: 'resize', sizeBytes, ...file });
       process.stdout.write(`${grown.file} has ${grown.sizeBytes} bytes now\n`);
     });
 }
+
+/** `cairn limit`: change the rate limit of a disk that `cairn export --control` serves, while a guest runs. */
+export function limitCommand(): Command {
+  return new Command('limit')
+    .description("change how much a guest may have of a disk that 'cairn export --control' serves")
+    .requiredOption('--control <socket>', "the control socket of 'cairn export'")
+    .option('--file <path>', 'which of the files, when several are served')
+    .option('--iops <number>', 'requests a second; absent = as many as there are', count)
+    .option('--bps <size>', 'bytes a second (bytes, or K, M, G); absent = as many as there are', sizeInBytes)
+    .action(async (options: { control: string; file?: string; iops?: number; bps?: number }) => {
+      const file = options.file && { file: options.file };
+      const { file: named, limits } = await askControl(options.control, {
+        verb: 'limit',
+        limits: limitsOf(options),
+        ...file,
+      });
+      const of = (rate: number, unit: string): string => (rate === 0 ? `any ${unit}` : `${rate} ${unit}`);
+      process.stdout.write(
+        `${named} may have ${of(limits.iops, 'requests/s')}, ${of(limits.bytesPerSecond, 'bytes/s')}\n`,
+      );
+    });
+}
+
+const limitsOf = ({ iops = 0, bps = 0 }: { iops?: number; bps?: number }): RateLimits => ({
+  iops,
+  iopsBurst: 0,
+  bytesPerSecond: bps,
+  bytesBurst: 0,
+});
+
+const count = (text: string): number => queueNumber(text, 1, 2 ** 31);
 
 const queueNumber = (text: string, least: number, most: number): number => {
   const value = Number(text);
@@ -93,27 +138,30 @@ const queueNumber = (text: string, least: number, most: number): number => {
 };
 
 const specsOf = (
-  files: readonly string[],
+  sources: readonly Source[],
   sockets: readonly { socketPath?: string; socketFd?: number }[],
   serials: readonly string[],
   options: ExportOptions,
 ): ExportSpec[] => {
-  if (files.length !== sockets.length) {
+  if (sources.length !== sockets.length) {
     throw new CliError(
-      `${files.length} --file but ${sockets.length} --socket or --socket-fd`,
+      `${sources.length} --file or --null but ${sockets.length} --socket or --socket-fd`,
       'give one socket for each file',
     );
   }
-  if (serials.length > files.length)
+  if (sources.length === 0) throw new CliError('nothing to serve', 'give --file and --socket');
+  if (serials.length > sources.length)
     throw new CliError('more --serial than --file', 'give at most one for each file');
-  return files.map((filePath, index) => ({
+  const limits = limitsOf(options);
+  return sources.map((source, index) => ({
     id: `${index}`,
-    filePath,
+    ...source,
     ...sockets[index],
     readOnly: options.readOnly ?? false,
     numQueues: options.numQueues,
     cache: options.cache,
-    serial: serials[index] ?? Buffer.from(basename(filePath)).subarray(0, SERIAL_BYTES).toString(),
+    serial: serials[index] ?? Buffer.from(basename(source.filePath)).subarray(0, SERIAL_BYTES).toString(),
+    ...(limits.iops + limits.bytesPerSecond > 0 ? { limits } : {}),
   }));
 };
 
@@ -122,14 +170,19 @@ const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Prom
     process.once('SIGTERM', () => resolve());
     process.once('SIGINT', () => resolve());
   });
-  const reactor = await Reactor.start({ pollMicroseconds: options.pollMicros });
+  const reactor = await Reactors.start({
+    pollMicroseconds: options.pollMicros,
+    ...(options.reactors !== undefined && { reactors: options.reactors }),
+  });
   let closeControl: (() => void) | undefined;
   try {
     for (const spec of specs) {
       try {
-        if (options.size !== undefined) ensureVolumeFile(spec.filePath, options.size);
-        // Held until the process ends; a reader harms nobody.
-        if (!spec.readOnly) await lockVolumeFile(spec.filePath);
+        if (spec.nullBytes === undefined) {
+          if (options.size !== undefined) ensureVolumeFile(spec.filePath, options.size);
+          // Held until the process ends; a reader harms nobody.
+          if (!spec.readOnly) await lockVolumeFile(spec.filePath);
+        }
         await reactor.addExport(spec);
       } catch (error) {
         throw new CliError(error instanceof Error ? error.message : String(error), undefined, {

@@ -20,7 +20,7 @@ import {
   type PutVolume,
 } from '@cairn/agent';
 import { isId, noFaultPoints, type FaultPoints, type VolumeId } from '@cairn/domain';
-import type { ExportStatus, Reactor } from '@cairn/block-export';
+import type { ExportStatus, Reactors } from '@cairn/block-export';
 import type { VolumeRecord, VolumeStore } from '@cairn/storage';
 import { KeyedQueue } from './keyed-queue.js';
 import { agentErrorOf } from './storage-refusals.js';
@@ -33,7 +33,7 @@ export type VolumePool = Pick<
 >;
 
 /** The part of the reactor that verbs use. */
-export type ExportReactor = Pick<Reactor, 'addExport' | 'removeExport' | 'status' | 'statuses'>;
+export type ExportReactor = Pick<Reactors, 'addExport' | 'removeExport' | 'status' | 'statuses'>;
 
 /** What a registry works with. */
 export interface ExportRegistryParts {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { emptyTotal } from '@cairn/block-export';
 import { MetricsText } from './metrics.text.js';
 
 const status = {
@@ -11,6 +12,7 @@ const status = {
   sizeBytes: 1048576,
   faultsByName: { 'head-out-of-range': 1 },
   errorsByName: {},
+  metrics: emptyTotal(),
 };
 
 describe('MetricsText', () => {

@@ -1,4 +1,4 @@
-import type { ExportStatus, Reactor } from '@cairn/block-export';
+import type { ExportStatus, Reactors } from '@cairn/block-export';
 import type { VolumePool } from '../exports/export.registry.js';
 
 interface Metric {
@@ -64,7 +64,7 @@ const namedMetrics = [
 /** Renders the node's counters in the Prometheus text format, version 0.0.4. */
 export class MetricsText {
   constructor(
-    private readonly reactor: Pick<Reactor, 'statuses'>,
+    private readonly reactor: Pick<Reactors, 'statuses'>,
     private readonly pool: Pick<VolumePool, 'poolId' | 'capacity'>,
   ) {}
 

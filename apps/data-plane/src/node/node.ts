@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { armFaultPoints, isId, type NodeId, type PoolId } from '@cairn/domain';
-import { Reactor } from '@cairn/block-export';
+import { Reactors } from '@cairn/block-export';
 import { VolumeStore } from '@cairn/storage';
 import type { DataPlaneConfig } from '../config.js';
 import { ExportRegistry } from '../exports/export.registry.js';
@@ -14,7 +14,7 @@ export interface OpenNode {
   readonly nodeId: NodeId;
   readonly poolId: PoolId;
   readonly store: VolumeStore;
-  readonly reactor: Reactor;
+  readonly reactor: Reactors;
   readonly registry: ExportRegistry;
   /** Drains the rings and lets go of the pool. */
   close(): Promise<void>;
@@ -41,7 +41,7 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
     const nodeId = await openNodeIdentity(config.stateDirectory, poolId);
     const states = await VolumeStates.open(config.stateDirectory);
     await mkdir(config.socketDirectory, { recursive: true, mode: 0o750 });
-    const reactor = await Reactor.start();
+    const reactor = await Reactors.start({ reactors: config.reactors });
     const faultPoints = armFaultPoints(process.env, () => process.kill(process.pid, 'SIGKILL'));
     const registry = new ExportRegistry({
       pool: store,

@@ -9,6 +9,7 @@ const geometry = (more: Partial<BlkGeometry> = {}): BlkGeometry => ({
   numQueues: 0x0708,
   physicalBlockExponent: 3,
   optimalIoBlocks: 0x0d0e_0f10,
+  zeroing: { maxSegments: 0x21, maxSectors: 0x0043_6587, alignmentSectors: 8 },
   ...more,
 });
 const hex = (bytes: Uint8Array | undefined) => bytes && Buffer.from(bytes).toString('hex');
@@ -32,7 +33,17 @@ describe('the configuration space of a block device', () => {
         '0807', // 34 num_queues
       ].join(''),
     );
-    expect(hex(config.read(36, 24))).toBe('00'.repeat(24));
+    expect(hex(config.read(36, 24))).toBe(
+      [
+        '87654300', // 36 max_discard_sectors
+        '21000000', // 40 max_discard_seg
+        '08000000', // 44 discard_sector_alignment
+        '87654300', // 48 max_write_zeroes_sectors
+        '21000000', // 52 max_write_zeroes_seg
+        '01', // 56 write_zeroes_may_unmap
+        '000000', // 57 unused
+      ].join(''),
+    );
   });
 
   it('counts a capacity in sectors of 512 bytes whatever the block size, past 2^32 of them', () => {

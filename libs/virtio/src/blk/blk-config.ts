@@ -11,6 +11,8 @@ export interface BlkGeometry {
   physicalBlockExponent: number;
   /** Preferred I/O size, in blocks. */
   optimalIoBlocks: number;
+  /** Of one DISCARD or WRITE_ZEROES request. */
+  zeroing: { maxSegments: number; maxSectors: number; alignmentSectors: number };
 }
 
 const SPACE_BYTES = 256; // VHOST_USER_MAX_CONFIG_SIZE: front-ends may ask for all of it
@@ -32,6 +34,13 @@ export class BlkConfigSpace {
     view.setUint16(26, 1, true); // minimum I/O size, in blocks
     view.setUint32(28, geometry.optimalIoBlocks, true);
     view.setUint16(34, geometry.numQueues, true);
+    const { maxSegments, maxSectors, alignmentSectors } = geometry.zeroing;
+    view.setUint32(36, maxSectors, true); // max_discard_sectors
+    view.setUint32(40, maxSegments, true); // max_discard_seg
+    view.setUint32(44, alignmentSectors, true); // discard_sector_alignment
+    view.setUint32(48, maxSectors, true); // max_write_zeroes_sectors
+    view.setUint32(52, maxSegments, true); // max_write_zeroes_seg
+    view.setUint8(56, 1); // write_zeroes_may_unmap
     this.writeback = true;
   }
 

@@ -1,4 +1,4 @@
-import type { DescriptorChain } from '../descriptor-chain.js';
+import type { Chain } from '../chain.js';
 import type { GuestMemory } from '../guest-memory.js';
 import { VirtqueueError } from '../virtqueue-error.js';
 
@@ -43,7 +43,7 @@ export class BlkRequest {
   constructor(private readonly memory: GuestMemory) {}
 
   /** Throws VirtqueueError when there is no whole header or no status byte: then nothing could be answered. */
-  parse(chain: DescriptorChain): void {
+  parse(chain: Chain): void {
     if (chain.readableBytes < HEADER_BYTES)
       throw new VirtqueueError('header-too-short', { bytes: chain.readableBytes });
     if (chain.writableBytes < 1) throw new VirtqueueError('status-missing');
@@ -62,7 +62,7 @@ export class BlkRequest {
    * Writes the data segments as struct iovec (64-bit address, 64-bit length, as 32-bit words) from `out[at]` on and
    * returns their number. The addresses are the process's own, ready for the kernel.
    */
-  writeSegments(chain: DescriptorChain, out: Uint32Array, at: number): number {
+  writeSegments(chain: Chain, out: Uint32Array, at: number): number {
     const baseHigh = this.memory.baseHigh;
     let to = at;
     for (let index = this.first; index <= this.last; index += 1) {
@@ -88,7 +88,7 @@ export class BlkRequest {
     return (to - at) >>> 2;
   }
 
-  private readHeader(chain: DescriptorChain): void {
+  private readHeader(chain: Chain): void {
     const words =
       chain.length[0]! >= HEADER_BYTES
         ? this.memory.wordsAt(chain.low[0]!, chain.high[0]!, HEADER_BYTES)
@@ -106,7 +106,7 @@ export class BlkRequest {
     this.sector = sectorHigh < 2 ** 21 ? sectorHigh * U32 + from[at + 2]! : Infinity;
   }
 
-  private gatherHeader(chain: DescriptorChain): void {
+  private gatherHeader(chain: Chain): void {
     for (let index = 0, done = 0; done < HEADER_BYTES; index += 1) {
       const count = Math.min(chain.length[index]!, HEADER_BYTES - done);
       this.memory.read(chain.low[index]!, chain.high[index]!, this.header.subarray(done, done + count));
@@ -114,7 +114,7 @@ export class BlkRequest {
     }
   }
 
-  private findStatus(chain: DescriptorChain): void {
+  private findStatus(chain: Chain): void {
     const end = chain.count - 1;
     const low = chain.low[end]! + chain.length[end]! - 1;
     this.statusLow = low >= U32 ? low - U32 : low;
@@ -122,7 +122,7 @@ export class BlkRequest {
   }
 
   /** Data = what is device-readable after the header. */
-  private framePayload(chain: DescriptorChain): void {
+  private framePayload(chain: Chain): void {
     let index = 0;
     let skip = HEADER_BYTES;
     while (index < chain.readable && skip >= chain.length[index]!) {
@@ -137,7 +137,7 @@ export class BlkRequest {
   }
 
   /** Data = what is device-writable before the status byte. */
-  private frameAnswer(chain: DescriptorChain): void {
+  private frameAnswer(chain: Chain): void {
     this.first = chain.readable;
     this.last = chain.count - 1;
     this.skip = 0;

@@ -1,19 +1,22 @@
-import { closeSync } from 'node:fs';
 import { errnoName, IO_URING, native } from '@cairn/native';
-import type { RingStart, VhostUserBackend, Vring } from '@cairn/vhost-user';
+import type { RingFds, RingStart } from '@cairn/vhost-user';
 import {
   BLK_STATUS,
   BLK_TYPE,
-  BlkConfigSpace,
-  FEATURE,
-  FeatureSet,
+  type BlkSegment,
+  parseBlkSegments,
   SECTOR_BYTES,
   VirtqueueError,
 } from '@cairn/virtio';
-import { BlkRing } from './blk-ring.js';
+import { BlkRing, type RingFeatures } from './blk-ring.js';
 import { BounceBuffer } from './bounce.js';
+import type { DeviceShared } from './device-shared.js';
+import { errnoError, nameIndex, type RequestErrorName } from './failure-names.js';
 import type { IoUring } from './io-uring.js';
+import type { RateLimiter } from './rate-limiter.js';
 import { type RequestSlots, SLOT } from './request-slots.js';
+import { fileOf, HISTOGRAM, OPERATION, queueOf, type ShardMetrics } from './shard-metrics.js';
+import type { ViewCache } from './view-cache.js';
 import type { VolumeFile } from './volume-file.js';
 
 // The hot path, whole: avail ring → chain → block request → slot → io_uring → status byte → used ring.
@@ -24,203 +27,157 @@ import type { VolumeFile } from './volume-file.js';
 /** High word of user_data for a slot's completion; the low word is the slot. */
 export const IO_COMPLETION = 1;
 
-/** Chains taken from one ring in one round, so that a busy ring does not starve the others of its reactor. */
-const ROUND_BUDGET = 64;
-
-/** Descriptors for which a chain counts as one more of the round's budget: what it costs grows with its length. */
-const BUDGET_DESCRIPTORS = 32;
-
 /** Slots that guests' requests leave free, for flushes of our own. */
 export const RESERVED_SLOTS = 8;
+
+/**
+ * Bytes that one ring may take in one round, and what a descriptor counts at least: deficit round robin, so that rings
+ * share their reactor by the work they make, and one with large requests does not starve one with small ones.
+ */
+const QUANTUM_BYTES = 512 * 1024;
+const DESCRIPTOR_COST_BYTES = 2048;
 
 /** Most bytes in one entry; a longer request goes in steps, so that one guest cannot hold the thread for long. */
 const STEP_BYTES = 4 * 1024 * 1024;
 
-const SEG_MAX = 126; // 128-entry rings hold it with header and status even without indirect descriptors
-const SIZE_MAX_BYTES = 1024 * 1024;
+const SEGMENT_BYTES = 16; // struct virtio_blk_discard_write_zeroes
 const SERIAL_BYTES = 20; // VIRTIO_BLK_ID_BYTES
 const U32 = 2 ** 32;
 const EAGAIN = 11;
 const EINTR = 4;
+const EOPNOTSUPP = 95;
 
-/** What a device needs of the loop that runs it. */
-export interface DeviceHost {
+/** Ranges of one DISCARD or WRITE_ZEROES request, and sectors of one range, at most; announced to the driver. */
+export const ZERO_LIMITS = { maxSegments: 32, maxSectors: 2 ** 22 } as const;
+
+const FALLOCATE = { ALLOCATE: 1, PUNCH: 3, ZERO: 0x11 } as const; // KEEP_SIZE, with PUNCH_HOLE, with ZERO_RANGE
+
+/** What a shard needs of the loop that runs it. */
+export interface ShardHost {
   readonly uring: IoUring;
   readonly slots: RequestSlots;
+  readonly views: ViewCache;
+  /** Microseconds, wrapped to int32: when this stage of the round began. */
+  readonly now: number;
   ringStarted(ring: BlkRing): void;
   /** Publishes what is completed and forgets the ring. */
   ringStopped(ring: BlkRing): void;
-  ringDescriptorsChanged(ring: BlkRing): void;
+  kickChanged(ring: BlkRing): void;
   /** Polls the ring from the next round on. */
   activate(ring: BlkRing): void;
   /** Publishes the ring's completions at the end of the round. */
   markDirty(ring: BlkRing): void;
+  /** Polls the ring again in so many microseconds. */
+  wakeLater(ring: BlkRing, micros: number): void;
 }
 
-export interface BlkDeviceOptions {
+export interface ShardOptions {
   file: VolumeFile;
   readOnly: boolean;
-  numQueues: number;
   serial: string;
+  shared: DeviceShared;
+  limiter: RateLimiter;
+  metrics: ShardMetrics;
 }
 
-/** A block device over one volume file, served to one front-end at a time. */
-export class BlkDevice implements VhostUserBackend {
-  readonly queueCount: number;
-  readonly offeredFeatures: FeatureSet;
-  /** Requests and bytes done, errors and guest faults by name; read by the metrics. */
-  readonly counters = { requests: 0, bytesRead: 0, bytesWritten: 0 };
-  readonly errors = new Map<string, number>();
-  readonly faults = new Map<string, number>();
-  /** Why nothing is written any more: a flush failed, so that it is unknown what is on the disk. */
-  failed: string | undefined;
+/** The requests of one volume on one reactor thread. */
+export class DeviceShard {
+  readonly metrics: ShardMetrics;
+  readonly limiter: RateLimiter;
   /** No chain is taken while a request must be alone. */
   paused = false;
-  /** Requests of this device that are in the kernel. */
+  /** Requests of this shard that are in the kernel. */
   inKernel = 0;
   private readonly file: VolumeFile;
   private readonly readOnly: boolean;
-  private readonly config: BlkConfigSpace;
+  private readonly shared: DeviceShared;
   private readonly serial: Uint8Array;
-  private readonly rings = new Set<BlkRing>();
+  private readonly rings = new Map<number, BlkRing>();
   private readonly bounces = new Map<number, BounceBuffer>();
+  private readonly zeroing = new Map<number, { ranges: BlkSegment[]; discard: boolean; fallback: boolean }>();
   private readonly exclusive: number[] = [];
   private readonly flushWaiters = new Map<number, (ok: boolean) => void>();
-  private capacitySectors: number;
-  private features = FeatureSet.of();
+  private readonly isNull: boolean;
   private writeFlags = 0;
 
   constructor(
-    private readonly host: DeviceHost,
-    options: BlkDeviceOptions,
+    private readonly host: ShardHost,
+    options: ShardOptions,
   ) {
     this.file = options.file;
+    this.isNull = options.file.fd < 0;
     this.readOnly = options.readOnly;
-    this.queueCount = options.numQueues;
-    this.capacitySectors = options.file.sizeBytes / SECTOR_BYTES;
-    this.offeredFeatures = FeatureSet.of(
-      FEATURE.VERSION_1,
-      FEATURE.VHOST_USER_PROTOCOL_FEATURES,
-      FEATURE.RING_EVENT_IDX,
-      FEATURE.RING_INDIRECT_DESC,
-      FEATURE.BLK_SIZE_MAX,
-      FEATURE.BLK_SEG_MAX,
-      FEATURE.BLK_BLK_SIZE,
-      FEATURE.BLK_TOPOLOGY,
-      FEATURE.BLK_FLUSH,
-      FEATURE.BLK_CONFIG_WCE,
-      FEATURE.BLK_MQ,
-      ...(options.readOnly ? [FEATURE.BLK_RO] : []),
-    );
-    const blockSizeBytes = Math.max(SECTOR_BYTES, options.file.offsetMask + 1);
-    this.config = new BlkConfigSpace({
-      capacityBytes: options.file.sizeBytes,
-      blockSizeBytes,
-      segMax: SEG_MAX,
-      sizeMaxBytes: SIZE_MAX_BYTES,
-      numQueues: options.numQueues,
-      physicalBlockExponent: Math.max(0, Math.log2(4096 / blockSizeBytes)), // file systems allocate 4 KiB blocks
-      optimalIoBlocks: 0,
-    });
+    this.shared = options.shared;
+    this.limiter = options.limiter;
+    this.metrics = options.metrics;
     this.serial = new Uint8Array(SERIAL_BYTES);
     this.serial.set(new TextEncoder().encode(options.serial).subarray(0, SERIAL_BYTES));
-    this.applyCachePolicy();
   }
 
-  get sizeBytes(): number {
-    return this.capacitySectors * SECTOR_BYTES;
-  }
+  // ---- rings ----------------------------------------------------------------------------------------------------
 
-  // ---- session side ---------------------------------------------------------------------------------------------
-
-  setFeatures(features: FeatureSet): void {
-    this.features = features;
-    this.applyCachePolicy();
-  }
-
-  startRing(start: RingStart): void {
-    const ring = new BlkRing(this, start, {
-      eventIdx: this.features.has(FEATURE.RING_EVENT_IDX),
-      indirect: this.features.has(FEATURE.RING_INDIRECT_DESC),
-    });
-    this.rings.add(ring);
+  startRing(start: RingStart, features: RingFeatures): void {
+    const ring = new BlkRing(this, start, features, this.host.views);
+    this.rings.set(start.index, ring);
     if (ring.broken) this.breakRing(ring, ring.broken);
     else this.host.ringStarted(ring);
   }
 
-  stopRing(vring: Vring, done: (nextAvail: number) => void): void {
-    const ring = this.ringOf(vring);
-    if (!ring) return done(vring.nextAvail);
+  stopRing(index: number, done: (nextAvail: number) => void): void {
+    const ring = this.rings.get(index)!;
     ring.waiters.push(done);
     ring.stopping = true;
-    return this.endIfDrained(ring);
+    this.endIfDrained(ring);
   }
 
-  ringDescriptorsChanged(vring: Vring): void {
-    const ring = this.ringOf(vring);
-    if (ring) this.host.ringDescriptorsChanged(ring);
-  }
-
-  readConfig(offset: number, size: number): Uint8Array | undefined {
-    return this.config.read(offset, size);
-  }
-
-  /** Turning the cache off makes everything before it durable, too: from then on the driver need not flush. */
-  writeConfig(offset: number, data: Uint8Array, done: (accepted: boolean) => void): void {
-    const before = this.config.writeback;
-    const accepted = this.config.write(offset, data);
-    this.applyCachePolicy();
-    if (accepted && before && !this.config.writeback) return this.flush(done);
-    return done(accepted);
-  }
-
-  /** A new front-end finds the device as after a reset. */
-  reset(): void {
-    this.features = FeatureSet.of();
-    this.config.writeback = true;
-    this.applyCachePolicy();
-  }
-
-  setCapacity(sizeBytes: number): void {
-    this.capacitySectors = sizeBytes / SECTOR_BYTES;
-    this.config.setCapacity(sizeBytes);
+  setRingFds(index: number, fds: RingFds): void {
+    const ring = this.rings.get(index)!;
+    const kickChanged = ring.fds.kickFd !== fds.kickFd;
+    ring.fds = fds;
+    if (kickChanged) this.host.kickChanged(ring);
+    // A call that went to the descriptor before may not have been heard.
+    else ring.signal('callFd');
   }
 
   /** Makes every completed write durable; `done(false)` when that failed or too much is going on at once. */
   flush(done: (ok: boolean) => void): void {
-    if (this.failed !== undefined || this.host.slots.available === 0) return done(false);
+    if (this.isNull) return done(true);
+    if (this.shared.hasFailed || this.host.slots.available === 0) return done(false);
     const slot = this.host.slots.take(this, undefined, SLOT.DEVICE_FLUSH);
     this.flushWaiters.set(slot, done);
     return this.submitFlush(slot);
   }
 
-  close(): void {
-    closeSync(this.file.fd);
-  }
-
-  // ---- ring side ------------------------------------------------------------------------------------------------
+  // ---- the path -------------------------------------------------------------------------------------------------
 
   /** Takes the chains that are there, as far as there is room; returns how many. Never throws. */
   poll(ring: BlkRing): number {
     const { queue, request } = ring;
-    if (!queue || this.paused || ring.stopping || ring.broken) return 0;
+    if (!queue || this.paused || ring.stopping || ring.broken || ring.throttled) return 0;
     const { slots, uring } = this.host;
+    this.writeFlags = this.shared.writeThrough ? IO_URING.rw.DSYNC : 0;
+    ring.deficit = Math.min(ring.deficit, 0) + QUANTUM_BYTES;
     let taken = 0;
-    let budget = ROUND_BUDGET;
     try {
-      while (budget > 0 && slots.available > RESERVED_SLOTS && uring.room > 2 && !this.paused) {
+      while (ring.deficit > 0 && slots.available > RESERVED_SLOTS && uring.room > 2 && !this.paused) {
         const head = queue.peekAvail();
         if (head < 0) break;
         request.parse(queue.chain);
+        const { dataBytes } = request;
+        if (this.limiter.active && !this.admit(ring, dataBytes)) break;
         queue.take(head);
         taken += 1;
-        budget -= 1 + ((queue.chain.count / BUDGET_DESCRIPTORS) | 0);
+        // Descriptors cost time, too, whatever their size.
+        const cost = queue.chain.count * DESCRIPTOR_COST_BYTES;
+        ring.deficit -= dataBytes > cost ? dataBytes : cost;
         this.start(ring, head);
       }
     } catch (error) {
       if (!(error instanceof VirtqueueError)) throw error;
       this.breakRing(ring, error);
     }
+    if (taken > 0) this.metrics.observe(HISTOGRAM.ring, (this.host.now - ring.lookedAt) | 0);
+    ring.lookedAt = this.host.now;
     return taken;
   }
 
@@ -238,12 +195,25 @@ export class BlkDevice implements VhostUserBackend {
       else this.submit(slot);
     } else if (kind === SLOT.FLUSH) {
       this.finish(slot, BLK_STATUS.OK);
+    } else if (kind === SLOT.ZERO) {
+      this.zeroed(slot);
     } else if (kind === SLOT.DEVICE_FLUSH) {
       this.deviceFlushed(slot, true);
     } else {
       this.bounced(slot, kind, result);
     }
     if (this.exclusive.length > 0) this.startExclusive();
+  }
+
+  /** Asks the volume's rate limit; a chain that may not go now stays in the ring, and the ring is looked at later. */
+  private admit(ring: BlkRing, bytes: number): boolean {
+    const waitMicros = this.limiter.take(bytes, this.host.now);
+    if (waitMicros === 0) return true;
+    ring.throttled = true;
+    this.metrics.add('throttles', 1);
+    this.metrics.add('throttledMicros', waitMicros);
+    this.host.wakeLater(ring, waitMicros);
+    return false;
   }
 
   private start(ring: BlkRing, head: number): void {
@@ -255,20 +225,31 @@ export class BlkDevice implements VhostUserBackend {
     slots.status.high[slot] = request.statusHigh;
     slots.dataBytes[slot] = 0;
     slots.written[slot] = 1;
+    slots.takenAt[slot] = this.host.now;
+    slots.submittedAt[slot] = this.host.now;
     switch (request.type) {
       case BLK_TYPE.IN:
       case BLK_TYPE.OUT:
         return this.startTransfer(ring, slot);
       case BLK_TYPE.FLUSH:
-        if (this.failed !== undefined) return this.fault(slot, 'device-failed');
+        slots.operation[slot] = OPERATION.flush;
         slots.kind[slot] = SLOT.FLUSH;
+        if (this.shared.hasFailed) return this.fault(slot, 'device-failed');
+        if (this.isNull) return this.finish(slot, BLK_STATUS.OK);
         return this.submitFlush(slot);
+      case BLK_TYPE.DISCARD:
+      case BLK_TYPE.WRITE_ZEROES:
+        slots.operation[slot] = OPERATION.discard;
+        return this.startZeroing(ring, slot);
       case BLK_TYPE.GET_ID: {
+        slots.operation[slot] = OPERATION.other;
         const list = slots.listFor(slot, request.segmentCount);
         if (!list) return this.fault(slot, 'no-memory');
         return this.answerId(slot, request.writeSegments(queue!.chain, list, 0), request.dataBytes);
       }
       default:
+        slots.operation[slot] = OPERATION.other;
+        this.metrics.countName(nameIndex('unsupported'));
         return this.finish(slot, BLK_STATUS.UNSUPP);
     }
   }
@@ -277,15 +258,17 @@ export class BlkDevice implements VhostUserBackend {
     const { request, queue } = ring;
     const { slots } = this.host;
     const write = request.type === BLK_TYPE.OUT;
+    slots.operation[slot] = write ? OPERATION.write : OPERATION.read;
     if (!write) slots.written[slot] = request.dataBytes + 1;
     if (write && this.readOnly) return this.fault(slot, 'read-only');
-    if (write && this.failed !== undefined) return this.fault(slot, 'device-failed');
+    if (write && this.shared.hasFailed) return this.fault(slot, 'device-failed');
     if (request.dataBytes % SECTOR_BYTES !== 0) return this.fault(slot, 'length-not-in-sectors');
-    if (request.sector + request.dataBytes / SECTOR_BYTES > this.capacitySectors)
+    if (request.sector + request.dataBytes / SECTOR_BYTES > this.shared.capacitySectors) {
       return this.fault(slot, 'out-of-range');
-    if (request.dataBytes === 0) return this.finish(slot, BLK_STATUS.OK);
-    slots.kind[slot] = write ? SLOT.WRITE : SLOT.READ;
+    }
     slots.dataBytes[slot] = request.dataBytes;
+    if (request.dataBytes === 0 || this.isNull) return this.finish(slot, BLK_STATUS.OK);
+    slots.kind[slot] = write ? SLOT.WRITE : SLOT.READ;
     slots.offset[slot] = request.sector * SECTOR_BYTES;
     slots.remaining[slot] = request.dataBytes;
     slots.first[slot] = 0;
@@ -293,6 +276,7 @@ export class BlkDevice implements VhostUserBackend {
     if (!list) return this.fault(slot, 'no-memory');
     slots.segments[slot] = request.writeSegments(queue!.chain, list, 0);
     // Trusted from here: every address in the list is mapped guest memory, and the range lies inside the volume.
+    if (!write && ring.log) ring.log.remember(slot, list, slots.segments[slot]);
     if (this.file.memoryMask !== 0 && !this.aligned(slot)) return this.startBounce(slot, write);
     return this.submit(slot);
   }
@@ -304,20 +288,18 @@ export class BlkDevice implements VhostUserBackend {
     const offset = slots.offset[slot]!;
     const flags = write ? this.writeFlags : 0;
     this.inKernel += 1;
+    this.host.slots.noteSubmission(slot);
     if (slots.segments[slot] === 1 || slots.remaining[slot]! > STEP_BYTES) {
       const list = slots.list(slot);
       const at = slots.first[slot]! * 4;
-      const op = write ? IO_URING.op.WRITE : IO_URING.op.READ;
-      const length = Math.min(list[at + 2]!, STEP_BYTES);
-      const { fd } = this.file;
       uring.prepare(
-        op,
-        fd,
+        write ? IO_URING.op.WRITE : IO_URING.op.READ,
+        this.file.fd,
         offset >>> 0,
         (offset / U32) | 0,
         list[at]!,
         list[at + 1]!,
-        length,
+        Math.min(list[at + 2]!, STEP_BYTES),
         flags,
         slot,
         IO_COMPLETION,
@@ -340,22 +322,27 @@ export class BlkDevice implements VhostUserBackend {
 
   private submitFlush(slot: number): void {
     this.inKernel += 1;
+    this.host.slots.noteSubmission(slot);
     const { FSYNC } = IO_URING.op;
     this.host.uring.prepare(FSYNC, this.file.fd, 0, 0, 0, 0, 0, IO_URING.fsync.DATASYNC, slot, IO_COMPLETION);
   }
 
   /** Gives a request back to the driver. */
   private finish(slot: number, status: number): void {
-    const { slots } = this.host;
+    const { slots, now } = this.host;
     const ring = slots.ring[slot]!;
     ring.memory.writeByte(slots.status.low[slot]!, slots.status.high[slot]!, status);
+    ring.log?.completed(slot, slots.status.low[slot]!, slots.status.high[slot]!);
     ring.queue!.complete(slots.head[slot]!, slots.written[slot]!);
-    this.counters.requests += 1;
+    const { metrics } = this;
+    const operation = slots.operation[slot]!;
+    metrics.countRequest(operation);
+    metrics.observe(queueOf(operation), (slots.submittedAt[slot]! - slots.takenAt[slot]!) | 0);
+    metrics.observe(fileOf(operation), (now - slots.submittedAt[slot]!) | 0);
     if (status === BLK_STATUS.OK) {
-      const kind = slots.kind[slot];
-      const wrote = kind === SLOT.WRITE || kind === SLOT.BOUNCE_WRITE;
-      if (wrote) this.counters.bytesWritten += slots.dataBytes[slot]!;
-      else this.counters.bytesRead += slots.dataBytes[slot]!;
+      if (operation === OPERATION.read) metrics.add('bytesRead', slots.dataBytes[slot]!);
+      else if (operation === OPERATION.write) metrics.add('bytesWritten', slots.dataBytes[slot]!);
+      else if (operation === OPERATION.discard) metrics.add('bytesDiscarded', slots.dataBytes[slot]!);
     }
     slots.release(slot);
     this.host.markDirty(ring);
@@ -363,22 +350,21 @@ export class BlkDevice implements VhostUserBackend {
   }
 
   /** Completes with IOERR, counted under `name`. */
-  private fault(slot: number, name: string): void {
-    this.errors.set(name, (this.errors.get(name) ?? 0) + 1);
+  private fault(slot: number, name: RequestErrorName): void {
+    this.metrics.countName(nameIndex(name));
     this.finish(slot, BLK_STATUS.IOERR);
   }
 
   private failedInKernel(slot: number, kind: number, errno: number): void {
     if ((errno === EAGAIN || errno === EINTR) && (kind === SLOT.READ || kind === SLOT.WRITE))
       return this.submit(slot);
-    const name = errnoName(errno);
-    if (kind === SLOT.FLUSH || kind === SLOT.DEVICE_FLUSH) {
-      // The kernel may have dropped the dirty pages: a second fdatasync would succeed and prove nothing.
-      this.failed ??= `fdatasync failed with ${name}; what was written since the last flush may be lost`;
-    }
+    if (kind === SLOT.ZERO && this.zeroOtherwise(slot, errno)) return undefined;
+    // The kernel may have dropped the dirty pages: a second fdatasync would succeed and prove nothing.
+    if (kind === SLOT.FLUSH || kind === SLOT.DEVICE_FLUSH) this.shared.fail(errno);
     if (kind === SLOT.DEVICE_FLUSH) return this.deviceFlushed(slot, false);
     this.endBounce(slot);
-    return this.fault(slot, name);
+    this.zeroing.delete(slot);
+    return this.fault(slot, errnoError(errnoName(errno)));
   }
 
   private deviceFlushed(slot: number, ok: boolean): void {
@@ -396,8 +382,106 @@ export class BlkDevice implements VhostUserBackend {
       native.poke(list[index * 4 + 1]! * U32 + list[index * 4]!, this.serial, done, part);
       done += part;
     }
+    const { log } = this.host.slots.ring[slot]!;
+    log?.remember(slot, list, segments);
     this.host.slots.written[slot] = bytes + 1;
     this.finish(slot, BLK_STATUS.OK);
+  }
+
+  // ---- discard and write zeroes (virtio 1.2 §5.2.6) -------------------------------------------------------------
+
+  private startZeroing(ring: BlkRing, slot: number): void {
+    const { request } = ring;
+    const { slots } = this.host;
+    if (this.readOnly) return this.fault(slot, 'read-only');
+    if (this.shared.hasFailed) return this.fault(slot, 'device-failed');
+    const discard = request.type === BLK_TYPE.DISCARD;
+    const payload = this.payloadOf(ring, slot);
+    const { status, segments } = parseBlkSegments(request.type, payload, {
+      ...ZERO_LIMITS,
+      capacityBytes: this.shared.sizeBytes,
+      blockSizeBytes: SECTOR_BYTES,
+    });
+    if (status !== BLK_STATUS.OK) {
+      this.metrics.countName(nameIndex('segments-invalid'));
+      return this.finish(slot, status);
+    }
+    if (this.isNull) return this.finish(slot, BLK_STATUS.OK);
+    slots.kind[slot] = SLOT.ZERO;
+    slots.dataBytes[slot] = segments.reduce((sum, segment) => sum + segment.lengthBytes, 0);
+    this.zeroing.set(slot, { ranges: segments, discard, fallback: false });
+    return this.zeroNext(slot);
+  }
+
+  /** The request's own bytes, copied once; empty, which no parser takes, when there are more than any legal one has. */
+  private payloadOf(ring: BlkRing, slot: number): Uint8Array {
+    const { request, queue } = ring;
+    const { slots } = this.host;
+    if (request.dataBytes > ZERO_LIMITS.maxSegments * SEGMENT_BYTES) return new Uint8Array(0);
+    const list = slots.listFor(slot, request.segmentCount);
+    if (!list) return new Uint8Array(0);
+    const count = request.writeSegments(queue!.chain, list, 0);
+    const payload = new Uint8Array(request.dataBytes);
+    for (let index = 0, done = 0; index < count; index += 1) {
+      const at = index * 4;
+      native.peek(list[at + 1]! * U32 + list[at]!, payload, done, list[at + 2]!);
+      done += list[at + 2]!;
+    }
+    return payload;
+  }
+
+  private zeroNext(slot: number): void {
+    const work = this.zeroing.get(slot)!;
+    const [range] = work.ranges;
+    if (!range) {
+      this.zeroing.delete(slot);
+      if (this.writeFlags === 0) return this.finish(slot, BLK_STATUS.OK);
+      this.host.slots.kind[slot] = SLOT.FLUSH;
+      return this.submitFlush(slot);
+    }
+    const { offsetBytes, lengthBytes } = range;
+    const punch = work.discard || range.unmap || work.fallback;
+    return this.submitAllocate(slot, punch ? FALLOCATE.PUNCH : FALLOCATE.ZERO, offsetBytes, lengthBytes);
+  }
+
+  private submitAllocate(slot: number, mode: number, offset: number, length: number): void {
+    this.inKernel += 1;
+    this.host.slots.noteSubmission(slot);
+    const [low, high] = [offset >>> 0, (offset / U32) | 0];
+    const [lengthLow, lengthHigh] = [length >>> 0, (length / U32) | 0];
+    const { fd } = this.file;
+    // struct io_uring_sqe: `addr` carries the length, `len` the mode.
+    this.host.uring.prepare(
+      IO_URING.op.FALLOCATE,
+      fd,
+      low,
+      high,
+      lengthLow,
+      lengthHigh,
+      mode,
+      0,
+      slot,
+      IO_COMPLETION,
+    );
+  }
+
+  private zeroed(slot: number): void {
+    this.zeroing.get(slot)!.ranges.shift();
+    this.zeroNext(slot);
+  }
+
+  /** A file system without ZERO_RANGE (tmpfs): a hole reads as zeroes, too. Without holes, a discard is only advice. */
+  private zeroOtherwise(slot: number, errno: number): boolean {
+    const work = this.zeroing.get(slot)!;
+    if (errno !== EOPNOTSUPP) return false;
+    if (work.discard) {
+      this.zeroed(slot);
+      return true;
+    }
+    if (work.fallback || work.ranges[0]!.unmap) return false;
+    work.fallback = true;
+    this.zeroNext(slot);
+    return true;
   }
 
   // ---- O_DIRECT with buffers it cannot take ---------------------------------------------------------------------
@@ -450,21 +534,12 @@ export class BlkDevice implements VhostUserBackend {
 
   private submitBounce(slot: number, bounce: BounceBuffer, op: number): void {
     this.inKernel += 1;
+    this.host.slots.noteSubmission(slot);
     const flags = op === IO_URING.op.WRITE ? this.writeFlags : 0;
     const { start, addressLow, addressHigh, length } = bounce;
     const { fd } = this.file;
-    this.host.uring.prepare(
-      op,
-      fd,
-      start >>> 0,
-      (start / U32) | 0,
-      addressLow,
-      addressHigh,
-      length,
-      flags,
-      slot,
-      IO_COMPLETION,
-    );
+    const [low, high] = [start >>> 0, (start / U32) | 0];
+    this.host.uring.prepare(op, fd, low, high, addressLow, addressHigh, length, flags, slot, IO_COMPLETION);
   }
 
   private bounced(slot: number, kind: number, result: number): void {
@@ -496,7 +571,7 @@ export class BlkDevice implements VhostUserBackend {
     if (this.exclusive[0] !== slot) return;
     this.exclusive.shift();
     this.paused = this.exclusive.length > 0;
-    if (!this.paused) for (const ring of this.rings) this.host.activate(ring);
+    if (!this.paused) for (const ring of this.rings.values()) this.host.activate(ring);
   }
 
   // ---- state ----------------------------------------------------------------------------------------------------
@@ -504,32 +579,16 @@ export class BlkDevice implements VhostUserBackend {
   /** The driver broke a ring: it is not looked at again until it is set up anew (virtio 1.2 §2.1.2). */
   private breakRing(ring: BlkRing, error: VirtqueueError): void {
     ring.broken = error;
-    this.faults.set(error.fault, (this.faults.get(error.fault) ?? 0) + 1);
-    const { errFd } = ring.vring;
-    if (errFd !== undefined && native.signal(errFd) === -EINTR) ring.vring.replaceFd('errFd', undefined);
+    this.metrics.countName(nameIndex(error.fault));
+    ring.signal('errFd');
   }
 
   private endIfDrained(ring: BlkRing): void {
     if (ring.inFlight > 0) return;
-    this.rings.delete(ring);
+    this.rings.delete(ring.index);
     this.host.ringStopped(ring);
     const { nextAvail } = ring;
     ring.release();
     for (const done of ring.waiters.splice(0)) done(nextAvail);
-  }
-
-  private ringOf(vring: Vring): BlkRing | undefined {
-    for (const ring of this.rings) if (ring.vring === vring) return ring;
-    return undefined;
-  }
-
-  /**
-   * virtio 1.2 §5.2.6.2: a driver that took neither FLUSH nor CONFIG_WCE, or that turned the cache off, expects each
-   * write to be durable when it completes.
-   */
-  private applyCachePolicy(): void {
-    const knowsFlush = this.features.has(FEATURE.BLK_FLUSH) || this.features.has(FEATURE.BLK_CONFIG_WCE);
-    const writeback = this.features.has(FEATURE.BLK_CONFIG_WCE) ? this.config.writeback : knowsFlush;
-    this.writeFlags = writeback ? 0 : IO_URING.rw.DSYNC;
   }
 }

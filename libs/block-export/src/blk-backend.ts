@@ -1,0 +1,182 @@
+import type { RingFds, RingStart, VhostUserBackend } from '@cairn/vhost-user';
+import { BlkConfigSpace, FEATURE, FeatureSet, SECTOR_BYTES } from '@cairn/virtio';
+import { ZERO_LIMITS } from './device-shard.js';
+import type { ExportArena } from './export-arena.js';
+import type { Peers } from './peers.js';
+import type { Placement } from './placement.js';
+import type { ShardDirectory, ShardRequest, ShardSpec } from './shard-directory.js';
+
+const SEG_MAX = 126; // 128-entry rings hold it with header and status even without indirect descriptors
+const SIZE_MAX_BYTES = 1024 * 1024;
+const BLOCK_BYTES = 4096; // what file systems allocate
+
+export interface BlkBackendOptions {
+  spec: ShardSpec;
+  arena: ExportArena;
+  numQueues: number;
+}
+
+/** Where a volume's rings are asked to run: the threads, and how they share the load. */
+export interface RingPlaces {
+  peers: Peers<ShardRequest>;
+  placement: Placement;
+  shards: ShardDirectory;
+}
+
+/** The device as its front-end sees it: features, configuration space, and rings that run on one reactor or another. */
+export class BlkBackend implements VhostUserBackend {
+  readonly queueCount: number;
+  readonly offeredFeatures: FeatureSet;
+  private readonly spec: ShardSpec;
+  private readonly arena: ExportArena;
+  private readonly config: BlkConfigSpace;
+  private readonly reactorOf = new Map<number, number>();
+  private readonly stopping = new Map<number, ((nextAvail: number) => void)[]>();
+  private readonly touched = new Set<number>();
+  private features = FeatureSet.of();
+
+  constructor(
+    private readonly places: RingPlaces,
+    options: BlkBackendOptions,
+  ) {
+    this.spec = options.spec;
+    this.arena = options.arena;
+    this.queueCount = options.numQueues;
+    const { file, readOnly } = options.spec;
+    this.arena.shared.sizeBytes = file.sizeBytes;
+    this.offeredFeatures = FeatureSet.of(
+      FEATURE.VERSION_1,
+      FEATURE.VHOST_USER_PROTOCOL_FEATURES,
+      FEATURE.VHOST_LOG_ALL,
+      FEATURE.RING_EVENT_IDX,
+      FEATURE.RING_INDIRECT_DESC,
+      FEATURE.RING_PACKED,
+      FEATURE.RING_RESET,
+      FEATURE.BLK_SIZE_MAX,
+      FEATURE.BLK_SEG_MAX,
+      FEATURE.BLK_BLK_SIZE,
+      FEATURE.BLK_TOPOLOGY,
+      FEATURE.BLK_FLUSH,
+      FEATURE.BLK_CONFIG_WCE,
+      FEATURE.BLK_MQ,
+      ...(readOnly ? [FEATURE.BLK_RO] : [FEATURE.BLK_DISCARD, FEATURE.BLK_WRITE_ZEROES]),
+    );
+    const blockSizeBytes = Math.max(SECTOR_BYTES, file.offsetMask + 1);
+    this.config = new BlkConfigSpace({
+      capacityBytes: file.sizeBytes,
+      blockSizeBytes,
+      segMax: SEG_MAX,
+      sizeMaxBytes: SIZE_MAX_BYTES,
+      numQueues: options.numQueues,
+      physicalBlockExponent: Math.max(0, Math.log2(BLOCK_BYTES / blockSizeBytes)),
+      optimalIoBlocks: 0,
+      zeroing: { ...ZERO_LIMITS, alignmentSectors: BLOCK_BYTES / SECTOR_BYTES },
+    });
+    this.applyCachePolicy();
+  }
+
+  get sizeBytes(): number {
+    return this.arena.shared.sizeBytes;
+  }
+
+  setFeatures(features: FeatureSet): void {
+    this.features = features;
+    this.applyCachePolicy();
+  }
+
+  startRing(start: RingStart): void {
+    const reactor = this.places.placement.choose(start.index, { pinned: !this.maySpread });
+    this.reactorOf.set(start.index, reactor);
+    this.touched.add(reactor);
+    const features = {
+      eventIdx: this.features.has(FEATURE.RING_EVENT_IDX),
+      indirect: this.features.has(FEATURE.RING_INDIRECT_DESC),
+      packed: this.features.has(FEATURE.RING_PACKED),
+    };
+    this.places.peers.ask(reactor, { kind: 'start-ring', spec: this.spec, start, features }, () => undefined);
+  }
+
+  /** A ring may be asked to stop again while it does: everybody who asked is told. */
+  stopRing(index: number, done: (nextAvail: number) => void): void {
+    const already = this.stopping.get(index);
+    if (already) {
+      already.push(done);
+      return;
+    }
+    const waiters = [done];
+    this.stopping.set(index, waiters);
+    const reactor = this.reactorOf.get(index)!;
+    const { exportId } = this.spec;
+    this.places.peers.ask(reactor, { kind: 'stop-ring', exportId, index }, (nextAvail) => {
+      this.reactorOf.delete(index);
+      this.stopping.delete(index);
+      this.places.placement.leave(reactor);
+      for (const tell of waiters) tell(nextAvail);
+    });
+  }
+
+  setRingFds(index: number, fds: RingFds, done: () => void): void {
+    const { exportId } = this.spec;
+    this.places.peers.ask(this.reactorOf.get(index)!, { kind: 'set-ring-fds', exportId, index, fds }, () =>
+      done(),
+    );
+  }
+
+  readConfig(offset: number, size: number): Uint8Array | undefined {
+    return this.config.read(offset, size);
+  }
+
+  /** Turning the cache off makes everything before it durable, too: from then on the driver need not flush. */
+  writeConfig(offset: number, data: Uint8Array, done: (accepted: boolean) => void): void {
+    const before = this.config.writeback;
+    const accepted = this.config.write(offset, data);
+    this.applyCachePolicy();
+    if (accepted && before && !this.config.writeback) return this.flush(done);
+    return done(accepted);
+  }
+
+  /** A new front-end, or a driver that starts over, finds the device as it was made. */
+  reset(): void {
+    this.features = FeatureSet.of();
+    this.config.writeback = true;
+    this.applyCachePolicy();
+  }
+
+  resize(sizeBytes: number): void {
+    this.arena.shared.sizeBytes = sizeBytes;
+    this.config.setCapacity(sizeBytes);
+  }
+
+  /** Makes every completed write durable; `done(false)` when that failed. */
+  flush(done: (ok: boolean) => void): void {
+    this.places.shards.shardOf(this.spec).flush(done);
+  }
+
+  /** Makes every reactor forget the volume; no ring may be running. Its file may be closed when `done` is called. */
+  close(done: () => void): void {
+    const reactors = [...this.touched.add(this.places.peers.self)];
+    let left = reactors.length;
+    const { exportId } = this.spec;
+    for (const reactor of reactors) {
+      this.places.peers.ask(reactor, { kind: 'forget', exportId }, () => {
+        left -= 1;
+        if (left === 0) done();
+      });
+    }
+  }
+
+  /** A write of less than a block must be alone on its volume; only one thread can see to that. */
+  private get maySpread(): boolean {
+    return this.spec.file.offsetMask < SECTOR_BYTES;
+  }
+
+  /**
+   * virtio 1.2 §5.2.6.2: a driver that took neither FLUSH nor CONFIG_WCE, or that turned the cache off, expects each
+   * write to be durable when it completes.
+   */
+  private applyCachePolicy(): void {
+    const knowsFlush = this.features.has(FEATURE.BLK_FLUSH) || this.features.has(FEATURE.BLK_CONFIG_WCE);
+    const writeback = this.features.has(FEATURE.BLK_CONFIG_WCE) ? this.config.writeback : knowsFlush;
+    this.arena.shared.writeThrough = !writeback;
+  }
+}

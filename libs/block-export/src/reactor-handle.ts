@@ -1,0 +1,65 @@
+import type { Worker } from 'node:worker_threads';
+import { native } from '@cairn/native';
+import type { AnswerMessage, CommandMessage, ReactorCommand } from './reactor-protocol.js';
+
+/** One reactor thread, seen from the main thread. */
+export class ReactorHandle {
+  /** Resolves with the reason when the thread ends by itself. */
+  readonly died: Promise<Error>;
+  /** Resolves when the thread has ended, in whatever way. */
+  readonly ended: Promise<void>;
+  /** Exports whose home it is. */
+  exports = 0;
+  private readonly waiting = new Map<
+    number,
+    { resolve: (answer: AnswerMessage) => void; reject: (error: Error) => void }
+  >();
+  private sequence = 0;
+  private dead: Error | undefined;
+
+  constructor(
+    worker: Worker,
+    private readonly wakeFd: number,
+  ) {
+    this.worker = worker;
+    this.ended = new Promise((resolve) => worker.once('exit', () => resolve()));
+    this.died = new Promise((resolve) => {
+      const die = (error: Error): void => {
+        this.dead ??= error;
+        for (const { reject } of this.waiting.values()) reject(this.dead);
+        this.waiting.clear();
+        resolve(this.dead);
+      };
+      worker.on('error', (cause) => die(new Error(`a reactor thread died: ${String(cause)}`, { cause })));
+      worker.on('exit', (code) => die(new Error(`a reactor thread has ended (exit code ${code})`)));
+    });
+    worker.on('message', (answer: AnswerMessage) => {
+      this.waiting.get(answer.sequence)?.resolve(answer);
+      this.waiting.delete(answer.sequence);
+    });
+  }
+
+  private readonly worker: Worker;
+
+  /** Resolves when the thread serves. */
+  async started(): Promise<void> {
+    await this.answerTo(0);
+  }
+
+  /** Rejects with the reason when the command was not done, or the thread has died. */
+  async ask(command: ReactorCommand): Promise<AnswerMessage> {
+    this.sequence += 1;
+    const answered = this.answerTo(this.sequence);
+    const message: CommandMessage = { sequence: this.sequence, command };
+    this.worker.postMessage(message);
+    native.signal(this.wakeFd);
+    const answer = await answered;
+    if (answer.error !== undefined) throw new Error(answer.error);
+    return answer;
+  }
+
+  private answerTo(sequence: number): Promise<AnswerMessage> {
+    if (this.dead) return Promise.reject(this.dead);
+    return new Promise((resolve, reject) => this.waiting.set(sequence, { resolve, reject }));
+  }
+}

@@ -1,0 +1,217 @@
+import { closeSync } from 'node:fs';
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
+import { check, EFD_NONBLOCK, native } from '@cairn/native';
+import { ExportArena } from './export-arena.js';
+import { byName } from './failure-names.js';
+import { Placement } from './placement.js';
+import { NO_LIMITS, type RateLimits } from './rate-limiter.js';
+import { ReactorHandle } from './reactor-handle.js';
+import type { ConnectionStatus, ExportSpec, ExportStatus, ReactorStart } from './reactor-protocol.js';
+
+const DEFAULT_POLL_MICROS = 32;
+const DEFAULT_DRAIN_MS = 30_000;
+
+/** How often is looked for a thread that a front-end's eventfd holds; it is free again after twice this time at most. */
+const INTERRUPT_EVERY_MS = 250;
+
+export interface ReactorsOptions {
+  /** Threads that serve the rings; default 1. */
+  reactors?: number;
+  /** How long a thread looks at busy rings, without sleeping, after the last request; 0 = never. */
+  pollMicroseconds?: number;
+}
+
+/** An export and where it lives. */
+interface Placed {
+  home: ReactorHandle;
+  arena: ExportArena;
+}
+
+/**
+ * The reactor threads of this process: they serve exports until they are stopped.
+ *
+ * An export's home, the thread with the fewest exports, talks to its front-end; its rings run on whichever thread has
+ * the fewest rings. Every method rejects once a thread has died; `failed` tells why. Guests notice a dead thread as a
+ * disk that does not answer, so the process should end and be started again.
+ */
+export class Reactors {
+  /** Resolves with the reason when a thread dies; never when they are stopped. */
+  readonly failed: Promise<Error>;
+  private readonly exports = new Map<string, Placed>();
+  private readonly adding = new Map<string, Promise<void>>();
+  private readonly removing = new Map<string, Promise<void>>();
+  private readonly interrupts: NodeJS.Timeout;
+  private stopped: Promise<void> | undefined;
+
+  private constructor(
+    private readonly handles: readonly ReactorHandle[],
+    private readonly wakeFds: readonly number[],
+  ) {
+    this.interrupts = setInterval(() => native.interruptSignals(), INTERRUPT_EVERY_MS).unref();
+    this.failed = new Promise((resolve) => {
+      for (const handle of handles) void handle.died.then((error) => this.stopped ?? resolve(error));
+    });
+  }
+
+  /** Starts the threads. Rejects when the kernel has no (or too old an) io_uring. */
+  static async start(options: ReactorsOptions = {}): Promise<Reactors> {
+    const count = options.reactors ?? 1;
+    const wakeFds = Array.from({ length: count }, () => check('eventfd', native.eventfd(EFD_NONBLOCK)));
+    const placement = Placement.bufferFor(count);
+    const ports = meshOf(count);
+    const handles = wakeFds.map((wakeFd, reactor) => {
+      const pollMicros = options.pollMicroseconds ?? DEFAULT_POLL_MICROS;
+      const workerData: ReactorStart = { reactor, pollMicros, wakeFds, ports: ports[reactor]!, placement };
+      const worker = new Worker(new URL('./reactor-thread.js', import.meta.url), {
+        workerData,
+        transferList: workerData.ports.filter((port) => port !== undefined),
+        name: `reactor ${reactor}`,
+        trackUnmanagedFds: false, // descriptors come from the addon and over sockets, which Node.js does not see
+      });
+      return new ReactorHandle(worker, wakeFd);
+    });
+    const reactors = new Reactors(handles, wakeFds);
+    await Promise.all(handles.map((handle) => handle.started()));
+    return reactors;
+  }
+
+  /** Serves a volume file; resolves when it listens. The same id again changes nothing. */
+  async addExport(spec: ExportSpec): Promise<void> {
+    // One that is on its way out serves nobody: the new one takes its place when it is gone.
+    await this.removing.get(spec.id);
+    if (this.exports.has(spec.id)) return this.adding.get(spec.id);
+    const home = this.handles.reduce((best, handle) => (handle.exports < best.exports ? handle : best));
+    const arena = ExportArena.make(this.handles.length);
+    home.exports += 1;
+    this.exports.set(spec.id, { home, arena });
+    const added = home.ask({ kind: 'add', spec, arena: arena.buffer }).then(
+      () => undefined,
+      (error: unknown) => {
+        this.forget(spec.id);
+        throw error;
+      },
+    );
+    this.adding.set(spec.id, added);
+    try {
+      await added;
+    } finally {
+      this.adding.delete(spec.id);
+    }
+    return undefined;
+  }
+
+  /**
+   * Stops listening, lets requests in flight complete, disconnects the front-end and flushes. An unknown id resolves.
+   * Rejects after `drainTimeoutMs`; the export then goes as soon as its last request has ended.
+   */
+  async removeExport(id: string, options: { drainTimeoutMs?: number } = {}): Promise<void> {
+    const placed = this.exports.get(id);
+    if (!placed) return;
+    const removed = placed.home.ask({ kind: 'remove', id }).then(() => {
+      this.removing.delete(id);
+      this.forget(id);
+    });
+    this.removing.set(id, removed);
+    await withDeadline(removed, options.drainTimeoutMs, `draining export ${id}`);
+  }
+
+  /** Announces a greater size to the guest; the file must have it already. */
+  async resizeExport(id: string, sizeBytes: number): Promise<void> {
+    const placed = this.exports.get(id);
+    if (!placed) throw new Error(`there is no export ${id}`);
+    await placed.home.ask({ kind: 'resize', id, sizeBytes });
+  }
+
+  /** Changes how many requests and bytes a second a guest may have, at once; undefined = as many as there are. */
+  limitExport(id: string, limits: RateLimits | undefined): void {
+    this.exports.get(id)?.arena.limiter.configure(limits ?? NO_LIMITS, native.clockMicros());
+  }
+
+  async status(id: string): Promise<ExportStatus | undefined> {
+    return (await this.statuses()).find((status) => status.id === id);
+  }
+
+  async statuses(): Promise<ExportStatus[]> {
+    const answers = await Promise.all(this.handles.map((handle) => handle.ask({ kind: 'status' })));
+    return answers
+      .flatMap((answer) => answer.statuses ?? [])
+      .flatMap((connection) => this.statusOf(connection));
+  }
+
+  /** Removes every export, then ends the threads. Rejects after `drainTimeoutMs` with requests still in flight. */
+  stop(options: { drainTimeoutMs?: number } = {}): Promise<void> {
+    this.stopped ??= this.end(options);
+    return this.stopped;
+  }
+
+  private async end(options: { drainTimeoutMs?: number }): Promise<void> {
+    const all = (kind: 'drain' | 'stop'): Promise<unknown> =>
+      Promise.all(this.handles.map((handle) => handle.ask({ kind })));
+    await withDeadline(all('drain'), options.drainTimeoutMs, 'draining all exports');
+    await all('stop');
+    await Promise.all(this.handles.map((handle) => handle.ended));
+    clearInterval(this.interrupts);
+    for (const fd of this.wakeFds) closeSync(fd);
+  }
+
+  private statusOf({ id, connected, lastDisconnect, disconnects }: ConnectionStatus): ExportStatus[] {
+    const placed = this.exports.get(id);
+    if (!placed) return [];
+    const { shared, limiter } = placed.arena;
+    const metrics = placed.arena.total();
+    const { errors, faults } = byName(metrics.names);
+    const faultsByName = { ...faults, ...disconnects };
+    const { failure } = shared;
+    const status: ExportStatus = {
+      id,
+      connected,
+      ...(failure === undefined ? {} : { failed: failure }),
+      ...(lastDisconnect === undefined ? {} : { lastDisconnect }),
+      sizeBytes: shared.sizeBytes,
+      requests: sumOf(metrics.requests),
+      bytesRead: metrics.counters.bytesRead,
+      bytesWritten: metrics.counters.bytesWritten,
+      guestFaults: sumOf(faultsByName),
+      faultsByName,
+      errorsByName: errors,
+      metrics,
+      ...(limiter.active ? { credits: limiter.balance } : {}),
+    };
+    return [status];
+  }
+
+  private forget(id: string): void {
+    const placed = this.exports.get(id);
+    if (placed && this.exports.delete(id)) placed.home.exports -= 1;
+  }
+}
+
+/** A port from each reactor to each other one. */
+const meshOf = (count: number): (MessagePort | undefined)[][] => {
+  const ports = Array.from({ length: count }, () =>
+    Array.from({ length: count }, () => undefined as MessagePort | undefined),
+  );
+  for (let one = 0; one < count; one += 1) {
+    for (let other = one + 1; other < count; other += 1) {
+      const { port1, port2 } = new MessageChannel();
+      ports[one]![other] = port1;
+      ports[other]![one] = port2;
+    }
+  }
+  return ports;
+};
+
+const sumOf = (counts: Readonly<Record<string, number>>): number =>
+  Object.values(counts).reduce((sum, count) => sum + count, 0);
+
+const withDeadline = async <T>(work: Promise<T>, timeoutMs = DEFAULT_DRAIN_MS, what: string): Promise<T> => {
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} took longer than ${timeoutMs} ms`)), timeoutMs);
+  });
+  try {
+    return await Promise.race([work, deadline]);
+  } finally {
+    clearTimeout(timer);
+  }
+};
