@@ -681,7 +681,7 @@ describe('a hostile front-end costs only its own connection', () => {
       }
     });
 
-    it('a second front-end waits for the first to go', async () => {
+    it('a second front-end, whose rings wait for the first to go', async () => {
       const first = await arena.disk();
       const second = FakeBlkDisk.open(arena.victimSocket, { notify: 'poll' });
       await first.read(0, 512);

@@ -41,7 +41,7 @@ export interface DeleteExport {
   readonly force: boolean;
 }
 
-/** `listening` waits for a front-end; `error` serves no writes, `reason` tells why. */
+/** `listening` waits for a front-end; `error` serves no writes, `reason` tells why, or what a connected one waits for. */
 export type AgentExportState = 'listening' | 'connected' | 'error';
 
 /** An export as the node has it. */

@@ -199,15 +199,66 @@ describe('an export on its loop', () => {
     expect(statusOf(one).errorsByName).toEqual({});
   });
 
-  it('serves the next front-end when the one before has gone, one at a time', async () => {
-    const one = serve();
-    const first = await attach();
-    const second = FakeBlkDisk.open(socketPath);
-    rounds(20);
-    expect(statusOf(one)).toMatchObject({ connected: true, requests: 0 });
-    first.close();
-    disks.push(await during(second));
-    expect(await during(disks[1]!.getId())).toBe('vol-0123456789abcdef');
+  describe('with a second front-end', () => {
+    const patience = { timeoutMs: 60_000 };
+
+    it('hears it, and runs its rings when the first has stopped its own', async () => {
+      const one = serve();
+      const [first, second] = [await attach(), await attach(patience)];
+      const serial = second.getId();
+      await during(first.write(0, Buffer.alloc(512, 5)));
+      expect(statusOf(one).requests).toBe(1);
+      expect(one.status()).toMatchObject({
+        connected: true,
+        waiting: expect.stringContaining('1 ring waits'),
+      });
+      await during(first.stop());
+      expect(await during(serial)).toBe('vol-0123456789abcdef');
+      expect(one.status().waiting).toBeUndefined();
+    });
+
+    it('goes on with the first when the second fails', async () => {
+      serve();
+      const [first, second] = [await attach({ numQueues: 2 }), await attach(patience)];
+      await during(first.stop());
+      await during(second.getId());
+      await during(first.start());
+      const read = first.read(0, 512, { queue: 1 });
+      rounds(20);
+      second.close();
+      expect((await during(read)).length).toBe(512);
+    });
+
+    it('leaves the cache off that the guest has turned off', async () => {
+      serve();
+      const first = await attach();
+      await during(first.setWriteback(false));
+      const second = await attach(patience);
+      await during(first.detach());
+      expect((await during(second.readConfig())).writeback).toBe(0);
+      second.close();
+      rounds(20);
+      expect((await attach()).config.writeback).toBe(1);
+    });
+
+    it('lets a third wait in the backlog until one has gone', async () => {
+      const one = serve();
+      const [first] = [await attach(), await attach(patience)];
+      const third = FakeFrontend.connect(socketPath);
+      const features = third.getFeatures();
+      let heard = false;
+      void features.then(() => (heard = true));
+      for (let round = 0; round < 50; round += 1) {
+        loop.round();
+        await setImmediate();
+      }
+      expect(heard).toBe(false);
+      first.close();
+      expect(await during(features)).toBeGreaterThan(0n);
+      third.close();
+      rounds(10);
+      expect(statusOf(one).faultsByName).toEqual({});
+    });
   });
 
   it('survives a front-end that comes and goes a hundred times', async () => {
@@ -324,6 +375,7 @@ describe('an export on its loop', () => {
     it('lets go of a front-end that still waits to be served', async () => {
       const one = serve();
       await attach();
+      await attach();
       const waiting = FakeFrontend.connect(socketPath);
       await during(closed(one));
       expect(await waiting.closedByBackend(1000)).toBe(true);
@@ -343,12 +395,14 @@ describe('an export on its loop', () => {
   });
 
   describe('growing', () => {
-    it('tells the front-end of the new size', async () => {
+    it('tells its front-ends of the new size', async () => {
       const one = serve();
       const disk = await attach();
+      const second = await attach();
       truncateSync(filePath, 2 * MIB);
       one.resize(2 * MIB);
       await during(disk.frontend.nextConfigChange(1000));
+      await during(second.frontend.nextConfigChange(1000));
       expect((await during(disk.readConfig())).capacitySectors).toBe(4096);
       await during(disk.write(2 * MIB - 512, Buffer.alloc(512, 3)));
     });

@@ -6,20 +6,31 @@ import { ExportArena } from './export-arena.js';
 import { NO_LIMITS } from './rate-limiter.js';
 import type { ReactorLoop } from './reactor-loop.js';
 import type { ConnectionStatus, ExportSpec } from './reactor-protocol.js';
+import { RingTurn } from './ring-turn.js';
 import { openVolumeFile, volumeUnitBytes, type VolumeFile } from './volume-file.js';
 
 const SOCKET_MODE = 0o600;
 const EADDRINUSE = 98;
 const EAGAIN = 11;
 
-/** One served volume: its file, its listening socket, and the one front-end that is connected, if any. */
+/** Front-ends that are heard at once: the source and the destination of a migration. The next waits in the backlog. */
+const MAX_FRONT_ENDS = 2;
+
+/** A connected front-end. */
+interface FrontEnd {
+  session: Session;
+  /** Watches the session's socket. */
+  source: number | undefined;
+}
+
+/** One served volume: its file, its listening socket, and the front-ends that are connected. */
 export class Export {
   private readonly backend: BlkBackend;
+  private readonly turn: RingTurn;
   private readonly file: VolumeFile;
   private readonly listenFd: number;
   private acceptSource: number | undefined;
-  private session: Session | undefined;
-  private sessionSource: number | undefined;
+  private readonly frontEnds = new Set<FrontEnd>();
   private lastDisconnect: string | undefined;
   private readonly disconnects = new Map<string, number>();
   private readonly closeWaiters: (() => void)[] = [];
@@ -44,12 +55,13 @@ export class Export {
     arena.limiter.configure(spec.limits ?? NO_LIMITS, native.clockMicros());
     const shard = { exportId: id, file: this.file, readOnly, serial, arena: buffer };
     this.backend = new BlkBackend(places, { spec: shard, arena, numQueues });
+    this.turn = new RingTurn(this.backend);
     this.awaitFrontEnd();
   }
 
-  /** Must the session go because its front-end took memory away that it shared? */
+  /** Drops every front-end that took memory away that it shared. */
   dropIfMemoryFaulted(makeReason: () => VhostUserError): void {
-    if (this.session?.memoryFaulted) this.session.close(makeReason());
+    for (const { session } of this.frontEnds) if (session.memoryFaulted) session.close(makeReason());
   }
 
   /** Is it on its way out? `close` tells when it is gone. */
@@ -68,26 +80,28 @@ export class Export {
     if (sizeBytes > fileBytes)
       throw new Error(`${this.spec.filePath} has ${fileBytes} bytes, not ${sizeBytes}: grow it first`);
     this.backend.resize(sizeBytes);
-    this.session?.notifyConfigChange();
+    for (const { session } of this.frontEnds) session.notifyConfigChange();
   }
 
   status(): ConnectionStatus {
+    const { waiting } = this.turn;
     return {
       id: this.spec.id,
-      connected: this.session !== undefined,
+      connected: this.frontEnds.size > 0,
+      ...(waiting === undefined ? {} : { waiting }),
       ...(this.lastDisconnect === undefined ? {} : { lastDisconnect: this.lastDisconnect }),
       disconnects: Object.fromEntries(this.disconnects),
     };
   }
 
-  /** Stops listening, drains and disconnects the front-end, then calls `done`. What was completed is flushed. */
+  /** Stops listening, drains and disconnects the front-ends, then calls `done`. What was completed is flushed. */
   close(done: () => void): void {
     this.closeWaiters.push(done);
     if (this.ending) return;
     this.ending = true;
     if (this.acceptSource !== undefined) this.loop.unwatch(this.acceptSource);
-    if (this.session) this.session.close();
-    else this.release();
+    if (this.frontEnds.size === 0) this.release();
+    else for (const { session } of [...this.frontEnds]) session.close();
   }
 
   private awaitFrontEnd(): void {
@@ -95,39 +109,43 @@ export class Export {
   }
 
   private accept(): void {
-    if (this.session || this.ending) return;
+    if (this.frontEnds.size >= MAX_FRONT_ENDS || this.ending) return;
     const fd = native.accept(this.listenFd);
     if (fd < 0) {
       if (fd !== -EAGAIN) this.noteDisconnect('accept-failed');
       return;
     }
-    // One front-end at a time: the next one waits in the backlog until this one has gone.
-    this.loop.unwatch(this.acceptSource!);
-    this.acceptSource = undefined;
-    this.backend.reset();
+    const member = this.turn.join();
     const session = new Session(
       fd,
-      this.backend,
-      (reason) => this.disconnected(reason),
-      () => this.hear(session),
+      member,
+      (reason) => {
+        this.turn.leave(member);
+        this.disconnected(frontEnd, reason);
+      },
+      () => this.hear(frontEnd),
     );
-    this.session = session;
-    this.hear(session);
+    const frontEnd: FrontEnd = { session, source: undefined };
+    this.frontEnds.add(frontEnd);
+    if (this.frontEnds.size === MAX_FRONT_ENDS) {
+      this.loop.unwatch(this.acceptSource!);
+      this.acceptSource = undefined;
+    }
+    this.hear(frontEnd);
   }
 
   /** Has the session told of what its socket has to say now (watching anew finds what is there) and later. */
-  private hear(session: Session): void {
-    if (this.sessionSource !== undefined) this.loop.unwatch(this.sessionSource);
-    this.sessionSource = this.loop.watch(session.fd, () => session.onReadable());
+  private hear(frontEnd: FrontEnd): void {
+    if (frontEnd.source !== undefined) this.loop.unwatch(frontEnd.source);
+    frontEnd.source = this.loop.watch(frontEnd.session.fd, () => frontEnd.session.onReadable());
   }
 
-  private disconnected(reason: VhostUserError | undefined): void {
-    if (this.sessionSource !== undefined) this.loop.unwatch(this.sessionSource);
-    this.sessionSource = undefined;
-    this.session = undefined;
+  private disconnected(frontEnd: FrontEnd, reason: VhostUserError | undefined): void {
+    if (frontEnd.source !== undefined) this.loop.unwatch(frontEnd.source);
+    this.frontEnds.delete(frontEnd);
     if (reason) this.noteDisconnect(reason.fault, reason.message);
-    if (this.ending) this.release();
-    else this.awaitFrontEnd();
+    if (!this.ending && this.acceptSource === undefined) this.awaitFrontEnd();
+    if (this.ending && this.frontEnds.size === 0) this.release();
   }
 
   private noteDisconnect(name: string, message = name): void {

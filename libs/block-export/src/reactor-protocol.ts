@@ -27,6 +27,8 @@ export interface ExportSpec {
 export interface ConnectionStatus {
   id: string;
   connected: boolean;
+  /** Why rings that a front-end has started do not run yet. */
+  waiting?: string;
   /** Why the last front-end that broke the protocol was disconnected. */
   lastDisconnect?: string;
   disconnects: Record<string, number>;
@@ -36,6 +38,8 @@ export interface ConnectionStatus {
 export interface ExportStatus {
   id: string;
   connected: boolean;
+  /** Why rings that a front-end has started do not run yet. */
+  waiting?: string;
   /** Why it refuses writes, when it does. */
   failed?: string;
   lastDisconnect?: string;

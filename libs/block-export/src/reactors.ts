@@ -154,7 +154,8 @@ export class Reactors {
     for (const fd of this.wakeFds) closeSync(fd);
   }
 
-  private statusOf({ id, connected, lastDisconnect, disconnects }: ConnectionStatus): ExportStatus[] {
+  private statusOf({ disconnects, ...connection }: ConnectionStatus): ExportStatus[] {
+    const { id } = connection;
     const placed = this.exports.get(id);
     if (!placed) return [];
     const { shared, limiter } = placed.arena;
@@ -163,10 +164,8 @@ export class Reactors {
     const faultsByName = { ...faults, ...disconnects };
     const { failure } = shared;
     const status: ExportStatus = {
-      id,
-      connected,
+      ...connection,
       ...(failure === undefined ? {} : { failed: failure }),
-      ...(lastDisconnect === undefined ? {} : { lastDisconnect }),
       sizeBytes: shared.sizeBytes,
       requests: sumOf(metrics.requests),
       bytesRead: metrics.counters.bytesRead,

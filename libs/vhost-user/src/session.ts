@@ -51,8 +51,11 @@ export interface VhostUserBackend {
   /** Called while no ring runs. */
   setFeatures(features: FeatureSet): void;
   startRing(start: RingStart): void;
-  /** Stops taking requests and calls `done` with the next avail index when none is in flight and no view is left. */
-  stopRing(index: number, done: (nextAvail: number) => void): void;
+  /**
+   * Stops taking requests and calls `done` with the next avail index when none is in flight and no view is left.
+   * `resumes`: only for a change of this session's, after which the ring goes on.
+   */
+  stopRing(index: number, done: (nextAvail: number) => void, options: { resumes: boolean }): void;
   /** Calls `done` when the descriptors of before are not used any more. */
   setRingFds(index: number, fds: RingFds, done: () => void): void;
   readConfig(offset: number, size: number): Uint8Array | undefined;
@@ -497,16 +500,17 @@ export class Session {
     return { address: inflight.address + vring.index * sizeBytes, sizeBytes, entries: inflightQueueSize };
   }
 
-  private stopRing(vring: Vring, done: () => void): void {
+  private stopRing(vring: Vring, done: () => void, options = { resumes: false }): void {
     if (!vring.running) return done();
-    return this.backend.stopRing(vring.index, (nextAvail) => {
+    const stopped = (nextAvail: number): void => {
       vring.running = false;
       vring.nextAvail = nextAvail;
       done();
-    });
+    };
+    return this.backend.stopRing(vring.index, stopped, options);
   }
 
-  private stopRings(done: () => void): void {
+  private stopRings(done: () => void, options = { resumes: false }): void {
     let left = 1;
     const one = (): void => {
       left -= 1;
@@ -514,7 +518,7 @@ export class Session {
     };
     for (const vring of this.vrings) {
       left += 1;
-      this.stopRing(vring, one);
+      this.stopRing(vring, one, options);
     }
     one();
   }
@@ -530,14 +534,17 @@ export class Session {
     answer: () => void = () => this.acknowledge(message, 0),
   ): void {
     this.wait((resume) =>
-      this.stopRings(() => {
-        if (!this.closing) change();
-        settled();
-        resume(() => {
-          for (const vring of this.vrings) this.startIfReady(vring);
-          answer();
-        });
-      }),
+      this.stopRings(
+        () => {
+          if (!this.closing) change();
+          settled();
+          resume(() => {
+            for (const vring of this.vrings) this.startIfReady(vring);
+            answer();
+          });
+        },
+        { resumes: true },
+      ),
     );
   }
 

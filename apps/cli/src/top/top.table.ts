@@ -31,7 +31,7 @@ export function rowOf(now: Served, before: Served | undefined, seconds: number):
   const latency = difference(now, before);
   return [
     now.file,
-    now.failed ? 'FAILED' : now.connected ? 'yes' : 'no',
+    now.failed ? 'FAILED' : now.waiting ? 'waits' : now.connected ? 'yes' : 'no',
     count((status) => status.metrics.requests.read),
     count((status) => status.metrics.requests.write),
     `${formatBytes(rate((status) => status.bytesRead))}/s`,

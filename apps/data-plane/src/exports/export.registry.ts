@@ -271,15 +271,16 @@ export class ExportRegistry {
   ): AgentExport {
     const { volumeId, generation } = state;
     const { attachmentId, readOnly, numQueues } = persisted;
-    const reason =
+    const broken =
       status === undefined ? (this.failures.get(volumeId) ?? 'the export is not open') : status.failed;
+    const reason = broken ?? status?.waiting;
     const healthy: AgentExportState = status?.connected === true ? 'connected' : 'listening';
     return {
       volumeId,
       attachmentId,
       generation,
       readOnly,
-      state: reason === undefined ? healthy : 'error',
+      state: broken === undefined ? healthy : 'error',
       ...(reason === undefined ? {} : { reason }),
       connection: {
         type: 'vhost-user-blk',

@@ -16,6 +16,12 @@ const exportMetrics: readonly Metric[] = [
     value: (s) => Number(s.connected),
   },
   {
+    name: 'cairn_export_waiting',
+    type: 'gauge',
+    help: "Whether rings that a front-end has started wait for another front-end's to stop.",
+    value: (s) => Number(s.waiting !== undefined),
+  },
+  {
     name: 'cairn_export_failed',
     type: 'gauge',
     help: 'Whether the export refuses writes.',
