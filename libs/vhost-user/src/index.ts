@@ -1,4 +1,13 @@
+export {
+  FdBag,
+  FdList,
+  type Handed,
+  HandedReader,
+  HandedStateError,
+  type HandedValue,
+} from './handed-state.js';
 export { MAX_GPA_BYTES, type MemoryLayout, MemoryViews } from './memory-table.js';
-export { type AreaSlice, type RingStart, Session, type VhostUserBackend } from './session.js';
+export { Session } from './session.js';
+export type { AreaSlice, RingStart, VhostUserBackend } from './vhost-user-backend.js';
 export { VhostUserError, type VhostUserFault } from './vhost-user-error.js';
 export type { RingFds } from './vring.js';

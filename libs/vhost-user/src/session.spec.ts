@@ -5,8 +5,9 @@ import { FEATURE, FeatureSet } from '@cairn/virtio';
 import { FakeDriver, GuestRam } from '@cairn/virtio/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MemoryViews } from './memory-table.js';
-import { Session, type RingStart, type VhostUserBackend } from './session.js';
+import { Session } from './session.js';
 import { FakeFrontend, FLAG, MESSAGE, PROTOCOL_FEATURE, Refused } from './testing/index.js';
+import type { RingStart, VhostUserBackend } from './vhost-user-backend.js';
 import type { VhostUserError } from './vhost-user-error.js';
 import type { RingFds } from './vring.js';
 

@@ -1,9 +1,10 @@
 import { closeSync } from 'node:fs';
 import { check, native } from '@cairn/native';
-import { FEATURE, FeatureSet, inflightBytes, virtqueueBytes, type RingAddresses } from '@cairn/virtio';
+import { FEATURE, FeatureSet } from '@cairn/virtio';
 import { Connection } from './connection.js';
 import { FrontEndMemory, type NextMemory } from './front-end-memory.js';
-import { type MemoryLayout, SharedArea } from './memory-table.js';
+import { type FdBag, type FdList, HandedReader, type HandedValue } from './handed-state.js';
+import { SharedArea } from './memory-table.js';
 import { BACKEND_CONFIG_CHANGE, REQUEST, type MessageRule, type RequestCode } from './message-table.js';
 import {
   HEADER_FLAG,
@@ -14,8 +15,11 @@ import {
   inflightPayload,
   u64Payload,
 } from './messages.js';
+import { RingSet } from './ring-set.js';
+import { SharedAreas } from './shared-areas.js';
+import type { VhostUserBackend } from './vhost-user-backend.js';
 import { VhostUserError } from './vhost-user-error.js';
-import { type RingFds, Vring, acceptEventfd } from './vring.js';
+import { type RingFds, acceptEventfd } from './vring.js';
 
 // One front-end, from its first message to its last. The order in which things end is the rule here:
 //
@@ -23,52 +27,9 @@ import { type RingFds, Vring, acceptEventfd } from './vring.js';
 //
 // A step that must wait for requests in flight makes the session deaf until it is done; messages wait in the socket.
 
-/** A part of shared memory, by address in this process. */
-export interface AreaSlice {
-  address: number;
-  sizeBytes: number;
-}
-
-/** A ring that is ready to be processed. Plain data, so that any thread can be told. */
-export interface RingStart {
-  index: number;
-  size: number;
-  nextAvail: number;
-  /** Guest physical addresses. */
-  addresses: RingAddresses;
-  layout: MemoryLayout;
-  fds: RingFds;
-  /** Where this ring's requests in flight are tracked. */
-  inflight?: AreaSlice & { entries: number };
-  /** Bitmap in which written pages are marked, and the address under which the used ring is. */
-  log?: AreaSlice & { usedGpa: number | undefined };
-}
-
-/** The device behind a session. Each `done` may be called at once or later, always exactly once. */
-export interface VhostUserBackend {
-  readonly queueCount: number;
-  readonly offeredFeatures: FeatureSet;
-  /** Called while no ring runs. */
-  setFeatures(features: FeatureSet): void;
-  startRing(start: RingStart): void;
-  /**
-   * Stops taking requests and calls `done` with the next avail index when none is in flight and no view is left.
-   * `resumes`: only for a change of this session's, after which the ring goes on.
-   */
-  stopRing(index: number, done: (nextAvail: number) => void, options: { resumes: boolean }): void;
-  /** Calls `done` when the descriptors of before are not used any more. */
-  setRingFds(index: number, fds: RingFds, done: () => void): void;
-  readConfig(offset: number, size: number): Uint8Array | undefined;
-  /** `done(false)`: the driver may not write that. */
-  writeConfig(offset: number, data: Uint8Array, done: (accepted: boolean) => void): void;
-  /** The driver has reset the device: it is as it was when it was made. */
-  reset(): void;
-}
-
 const PROTOCOL_FEATURES = Object.values(PROTOCOL_FEATURE).reduce<number>((set, bit) => set | (1 << bit), 0);
 const LOG_ALL_MASK = 1 << FEATURE.VHOST_LOG_ALL;
 const NO_FDS = new Int32Array(1);
-const MAX_INFLIGHT_BYTES = 64 * 1024 * 1024;
 
 type Keep = (fd: number) => number;
 
@@ -78,31 +39,31 @@ const MESSAGES_AT_ONCE = 32;
 /** Serves one front-end's connection; `onReadable` is called when its socket has something to say. */
 export class Session {
   private readonly connection: Connection;
-  private readonly vrings: Vring[];
   private readonly memory = new FrontEndMemory();
-  private features = FeatureSet.of();
+  private readonly areas: SharedAreas;
+  private readonly rings: RingSet;
   private protocolFeatures = 0;
   private status = 0;
   private backendFd: number | undefined;
   private logFd: number | undefined;
-  private log: SharedArea | undefined;
-  private inflight: SharedArea | undefined;
-  private inflightQueueSize = 0;
   private waiting = false;
   private closing = false;
+  /** Set while a successor may take over: nothing is heard, no ring is started. */
+  private suspension: { done: () => void } | undefined;
 
   /**
-   * Owns `fd` from now on. `onClosed` is called once, when everything of this front-end is released; `onMore` when
+   * Owns the connection (or its socket) from now on. `onClosed` is called once, when everything of this front-end is released; `onMore` when
    * `onReadable` left messages in the socket and is to be called again, after others had their turn.
    */
   constructor(
-    fd: number,
+    connection: Connection | number,
     private readonly backend: VhostUserBackend,
     private readonly onClosed: (reason: VhostUserError | undefined) => void,
     private readonly onMore: () => void,
   ) {
-    this.connection = new Connection(fd);
-    this.vrings = Array.from({ length: backend.queueCount }, (_, index) => new Vring(index));
+    this.connection = typeof connection === 'number' ? new Connection(connection) : connection;
+    this.areas = new SharedAreas(backend.queueCount);
+    this.rings = new RingSet(backend, this.memory, this.areas);
   }
 
   get fd(): number {
@@ -111,13 +72,13 @@ export class Session {
 
   /** Has the front-end taken away memory that it shared? */
   get memoryFaulted(): boolean {
-    return [this.memory.mapped, this.log, this.inflight].some((area) => area?.faulted);
+    return this.memory.mapped?.faulted === true || this.areas.faulted;
   }
 
   /** Handles the messages that are there. Never throws: a front-end that breaks the protocol is disconnected. */
   onReadable(): void {
     try {
-      for (let handled = 0; !this.waiting && !this.closing; handled += 1) {
+      for (let handled = 0; !this.waiting && !this.closing && !this.suspension; handled += 1) {
         if (handled === MESSAGES_AT_ONCE) return this.onMore();
         const next = this.connection.next();
         if (next === undefined) return;
@@ -136,11 +97,10 @@ export class Session {
   close(reason?: VhostUserError): void {
     if (this.closing) return;
     this.closing = true;
-    this.stopRings(() => {
+    this.rings.stopAll(() => {
       this.memory.close();
-      this.log?.unmap();
-      this.inflight?.unmap();
-      for (const vring of this.vrings) vring.closeFds();
+      this.areas.close();
+      this.rings.closeFds();
       for (const fd of [this.backendFd, this.logFd]) if (fd !== undefined) closeSync(fd);
       this.connection.close();
       this.onClosed(reason);
@@ -152,6 +112,113 @@ export class Session {
     if (this.backendFd === undefined || this.closing) return false;
     const bytes = encode(BACKEND_CONFIG_CHANGE, 0, new Uint8Array(0));
     return native.send(this.backendFd, bytes, 0, bytes.length, NO_FDS, 0) === bytes.length;
+  }
+
+  /**
+   * Calls `done` when nothing of this front-end is going on any more: its message is answered, its rings have stopped.
+   * From then on `state` tells all. Not called when the session closes first, or `resume` comes first.
+   */
+  suspend(done: () => void): void {
+    this.suspension = { done };
+    if (!this.waiting && !this.closing) this.standStill();
+  }
+
+  /** Goes on after `suspend`, as far as that had come; what is in the socket is for `onReadable`. */
+  resume(): void {
+    this.suspension = undefined;
+    this.goOn();
+  }
+
+  /** Everything that a successor needs to go on with this front-end, once `suspend` is done. */
+  state(list: FdList): HandedValue {
+    const { features } = this.rings;
+    this.areas.ensureInflight(this.rings.all, this.rings.layout);
+    return {
+      connection: this.connection.state(list),
+      features: { low: features.low, high: features.high },
+      protocolFeatures: this.protocolFeatures,
+      status: this.status,
+      regions: this.memory.state(list),
+      rings: this.rings.state(list),
+      areas: this.areas.state(list),
+      ...list.entry('backendFd', this.backendFd),
+      ...list.entry('logFd', this.logFd),
+    };
+  }
+
+  /**
+   * Goes on with a predecessor's front-end: its rings run when this returns; its socket is for `onReadable`. `events` are
+   * those of the constructor.
+   *
+   * Throws HandedStateError or VhostUserError when the state is not one that this version can go on from; then nothing
+   * of it is left.
+   */
+  static adopt(
+    state: unknown,
+    bag: FdBag,
+    backend: VhostUserBackend,
+    events: { onClosed: (reason: VhostUserError | undefined) => void; onMore: () => void },
+  ): Session {
+    const reader = new HandedReader(state, bag, 'session');
+    const connection = Connection.adopt(reader.object('connection'));
+    let adopted = false;
+    const onClosed = (reason: VhostUserError | undefined): void => {
+      if (adopted) events.onClosed(reason);
+    };
+    const session = new Session(connection, backend, onClosed, events.onMore);
+    try {
+      session.restore(reader);
+    } catch (error) {
+      session.close();
+      throw error;
+    }
+    adopted = true;
+    return session;
+  }
+
+  private restore(reader: HandedReader): void {
+    this.backendFd = reader.optional('backendFd', (name) => reader.fd(name));
+    this.logFd = reader.optional('logFd', (name) => reader.fd(name));
+    const words = reader.object('features');
+    const range = { max: 0xffffffff };
+    const features = FeatureSet.fromWords(words.integer('low', range), words.integer('high', range));
+    words.end();
+    if (!features.isSubsetOf(this.backend.offeredFeatures)) {
+      throw new VhostUserError('features-not-offered', { low: features.low, high: features.high });
+    }
+    this.protocolFeatures = reader.integer('protocolFeatures', range);
+    if ((this.protocolFeatures & ~PROTOCOL_FEATURES) !== 0) {
+      throw new VhostUserError('protocol-features-not-offered', { low: this.protocolFeatures });
+    }
+    this.status = reader.integer('status', { max: 0xff });
+    this.rings.features = features;
+    this.backend.setFeatures(features);
+    this.memory.adopt(reader.list('regions', MAX_MEMORY_SLOTS));
+    const areas = reader.object('areas');
+    this.areas.adopt(areas);
+    areas.end();
+    this.rings.adopt(reader.list('rings', this.rings.all.length));
+    reader.end();
+    this.rings.startAll();
+  }
+
+  private standStill(): void {
+    const { suspension } = this;
+    const stopped = (): void => {
+      if (this.closing) return;
+      if (this.suspension === suspension) suspension?.done();
+      else if (!this.suspension) this.goOn();
+    };
+    this.rings.stopAll(stopped, { resumes: true });
+  }
+
+  private goOn(): void {
+    if (this.closing) return;
+    try {
+      this.rings.startAll();
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   private fail(error: unknown): void {
@@ -214,11 +281,12 @@ export class Session {
       case REQUEST.SET_INFLIGHT_FD:
         return this.setInflight(message, keep);
       case REQUEST.SET_VRING_NUM:
-        return this.setVringSize(message);
+        this.rings.setSize(message.u32(0), message.u32(4));
+        return this.acknowledge(message, 0);
       case REQUEST.SET_VRING_ADDR:
         return this.setVringAddresses(message);
       case REQUEST.SET_VRING_BASE:
-        this.stoppedVring(message.u32(0)).nextAvail = message.u32(4);
+        this.rings.setBase(message.u32(0), message.u32(4));
         return this.acknowledge(message, 0);
       case REQUEST.GET_VRING_BASE:
         return this.getVringBase(message);
@@ -256,24 +324,26 @@ export class Session {
     if (!features.isSubsetOf(this.backend.offeredFeatures)) {
       throw new VhostUserError('features-not-offered', { low: features.low, high: features.high });
     }
-    const same = features.low === this.features.low && features.high === this.features.high;
+    const same = features.low === this.rings.features.low && features.high === this.rings.features.high;
     // Dirty logging goes on and off while the guest runs; nothing else may change then.
     const onlyLog =
-      ((features.low ^ this.features.low) & ~LOG_ALL_MASK) === 0 && features.high === this.features.high;
-    if (!onlyLog && this.vrings.some((vring) => vring.running)) throw new VhostUserError('vring-running');
+      ((features.low ^ this.rings.features.low) & ~LOG_ALL_MASK) === 0 &&
+      features.high === this.rings.features.high;
+    if (!onlyLog && this.rings.anyRunning) throw new VhostUserError('vring-running');
     const change = (): void => {
       if (!same) {
-        this.features = features;
+        if (!onlyLog) this.areas.dropOwn();
+        this.rings.features = features;
         this.backend.setFeatures(features);
       }
       // vhost-user spec, "Ring states": without protocol features rings are enabled from the start.
       if (!features.has(FEATURE.VHOST_USER_PROTOCOL_FEATURES)) {
-        for (const vring of this.vrings) vring.enabled = true;
+        for (const vring of this.rings.all) vring.enabled = true;
       }
     };
     if (!same) return this.whileStopped(message, change);
     change();
-    for (const vring of this.vrings) this.startIfReady(vring);
+    this.rings.startAll();
     return this.acknowledge(message, 0);
   }
 
@@ -308,8 +378,7 @@ export class Session {
       message,
       () => {
         used = true;
-        this.log?.unmap();
-        this.log = log;
+        this.areas.useLog(log);
       },
       () => {
         if (!used) log.unmap();
@@ -321,8 +390,7 @@ export class Session {
   /** Makes the area in which requests in flight are tracked, and gives it to the front-end to keep. */
   private getInflight(message: Message): void {
     const { numQueues, queueSize } = message.inflight();
-    const perQueueBytes = this.inflightQueueBytes(numQueues, queueSize);
-    const sizeBytes = perQueueBytes * numQueues;
+    const sizeBytes = this.areas.inflightBytes(numQueues, queueSize, this.rings.layout);
     const fd = check('memfd_create', native.memfd('cairn-inflight', sizeBytes));
     try {
       const payload = inflightPayload(
@@ -336,54 +404,23 @@ export class Session {
   }
 
   private setInflight(message: Message, keep: Keep): void {
-    const { sizeBytes, offsetBytes, numQueues, queueSize } = message.inflight();
-    if (this.vrings.some((vring) => vring.running)) throw new VhostUserError('vring-running');
-    const needed = this.inflightQueueBytes(numQueues, queueSize) * numQueues;
-    if (sizeBytes < needed) throw new VhostUserError('memory-region-invalid', { sizeBytes, needed });
-    const area = SharedArea.map(keep(onlyFd(message)), offsetBytes, sizeBytes);
-    this.inflight?.unmap();
-    this.inflight = area;
-    this.inflightQueueSize = queueSize;
-    this.acknowledge(message, 0);
-  }
-
-  private inflightQueueBytes(numQueues: number, queueSize: number): number {
-    const bytes = inflightBytes(queueSize, { packed: this.features.has(FEATURE.RING_PACKED) });
-    const valid = numQueues >= 1 && numQueues <= this.vrings.length && queueSize >= 1 && queueSize <= 32768;
-    if (!valid || bytes * numQueues > MAX_INFLIGHT_BYTES) {
-      throw new VhostUserError('memory-region-invalid', { numQueues, queueSize });
-    }
-    return bytes;
-  }
-
-  private setVringSize(message: Message): void {
-    const vring = this.stoppedVring(message.u32(0));
-    const size = message.u32(4);
-    // virtio 1.2 §2.7 and §2.8: at most 32768; a power of two unless the ring is packed.
-    const packed = this.features.has(FEATURE.RING_PACKED);
-    if (size < 1 || size > 32768 || (!packed && (size & (size - 1)) !== 0)) {
-      throw new VhostUserError('vring-size-invalid', { size });
-    }
-    vring.size = size;
+    if (this.rings.anyRunning) throw new VhostUserError('vring-running');
+    this.areas.useInflight(message.inflight(), keep(onlyFd(message)), this.rings.layout);
     this.acknowledge(message, 0);
   }
 
   private setVringAddresses(message: Message): void {
-    const { index, descriptors, avail, used, usedLogGpa } = message.vringAddress();
-    const vring = this.vring(index);
-    const before = vring.addresses;
-    const moved = before?.descriptors !== descriptors || before.avail !== avail || before.used !== used;
-    if (moved) this.stoppedVring(index).addresses = { descriptors, avail, used };
-    if (vring.usedLogGpa === usedLogGpa) return this.acknowledge(message, 0);
+    const { vring, usedLogGpa, logMoved } = this.rings.setAddresses(message);
+    if (!logMoved) return this.acknowledge(message, 0);
     return this.whileStopped(message, () => {
       vring.usedLogGpa = usedLogGpa;
     });
   }
 
   private getVringBase(message: Message): void {
-    const vring = this.vring(message.u32(0));
+    const vring = this.rings.get(message.u32(0));
     this.wait((resume) =>
-      this.stopRing(vring, () => {
+      this.rings.stop(vring, () => {
         vring.started = false;
         for (const which of ['kickFd', 'callFd'] as const) closeIfThere(vring.replaceFd(which, undefined));
         const payload = new Uint8Array(8);
@@ -397,13 +434,13 @@ export class Session {
 
   private setVringFd(message: Message, which: keyof RingFds, keep: Keep): void {
     const { index, fd } = message.vringFile();
-    const vring = this.vring(index);
+    const vring = this.rings.get(index);
     if (fd !== undefined) acceptEventfd(fd);
     const before = vring.replaceFd(which, fd === undefined ? undefined : keep(fd));
     if (which === 'kickFd') vring.started = true;
     if (!vring.running) {
       closeIfThere(before);
-      this.startIfReady(vring);
+      this.rings.startIfReady(vring);
       return this.acknowledge(message, 0);
     }
     return this.wait((resume) =>
@@ -415,13 +452,13 @@ export class Session {
   }
 
   private setVringEnable(message: Message): void {
-    const vring = this.vring(message.u32(0));
+    const vring = this.rings.get(message.u32(0));
     vring.enabled = message.u32(4) !== 0;
     if (vring.enabled) {
-      this.startIfReady(vring);
+      this.rings.startIfReady(vring);
       return this.acknowledge(message, 0);
     }
-    return this.wait((resume) => this.stopRing(vring, () => resume(() => this.acknowledge(message, 0))));
+    return this.wait((resume) => this.rings.stop(vring, () => resume(() => this.acknowledge(message, 0))));
   }
 
   private getConfig(message: Message): void {
@@ -449,78 +486,13 @@ export class Session {
   /** vhost-user spec, RESET_DEVICE: all rings disabled, the device as after a reset; memory and sockets stay. */
   private resetDevice(message: Message): void {
     this.wait((resume) =>
-      this.stopRings(() => {
-        for (const vring of this.vrings) {
-          vring.started = false;
-          vring.enabled = false;
-          vring.nextAvail = 0;
-        }
-        this.features = FeatureSet.of();
+      this.rings.stopAll(() => {
+        this.rings.reset();
         this.status = 0;
         this.backend.reset();
         resume(() => this.acknowledge(message, 0));
       }),
     );
-  }
-
-  private startIfReady(vring: Vring): void {
-    const { mapped } = this.memory;
-    if (vring.running || !vring.ready || !mapped || !vring.addresses || this.closing) return;
-    const user = vring.addresses;
-    const bytes = virtqueueBytes(vring.size, { packed: this.features.has(FEATURE.RING_PACKED) });
-    const gpaOf = (part: keyof RingAddresses): number => {
-      const gpa = mapped.gpaOf(user[part], bytes[part]);
-      if (gpa === undefined) throw new VhostUserError('vring-address-unmapped', { index: vring.index, part });
-      return gpa;
-    };
-    const addresses = { descriptors: gpaOf('descriptors'), avail: gpaOf('avail'), used: gpaOf('used') };
-    const inflight = this.inflightOf(vring);
-    const { log } = this;
-    vring.running = true;
-    this.backend.startRing({
-      index: vring.index,
-      size: vring.size,
-      nextAvail: vring.nextAvail,
-      addresses,
-      layout: mapped.layout,
-      fds: vring.fds,
-      ...(inflight && { inflight }),
-      ...(log &&
-        this.features.has(FEATURE.VHOST_LOG_ALL) && {
-          log: { address: log.address, sizeBytes: log.sizeBytes, usedGpa: vring.usedLogGpa },
-        }),
-    });
-  }
-
-  private inflightOf(vring: Vring): RingStart['inflight'] {
-    const { inflight, inflightQueueSize } = this;
-    if (!inflight || vring.size > inflightQueueSize) return undefined;
-    const sizeBytes = inflightBytes(inflightQueueSize, { packed: this.features.has(FEATURE.RING_PACKED) });
-    if ((vring.index + 1) * sizeBytes > inflight.sizeBytes) return undefined;
-    return { address: inflight.address + vring.index * sizeBytes, sizeBytes, entries: inflightQueueSize };
-  }
-
-  private stopRing(vring: Vring, done: () => void, options = { resumes: false }): void {
-    if (!vring.running) return done();
-    const stopped = (nextAvail: number): void => {
-      vring.running = false;
-      vring.nextAvail = nextAvail;
-      done();
-    };
-    return this.backend.stopRing(vring.index, stopped, options);
-  }
-
-  private stopRings(done: () => void, options = { resumes: false }): void {
-    let left = 1;
-    const one = (): void => {
-      left -= 1;
-      if (left === 0) done();
-    };
-    for (const vring of this.vrings) {
-      left += 1;
-      this.stopRing(vring, one, options);
-    }
-    one();
   }
 
   /**
@@ -534,12 +506,12 @@ export class Session {
     answer: () => void = () => this.acknowledge(message, 0),
   ): void {
     this.wait((resume) =>
-      this.stopRings(
+      this.rings.stopAll(
         () => {
           if (!this.closing) change();
           settled();
           resume(() => {
-            for (const vring of this.vrings) this.startIfReady(vring);
+            this.rings.startAll();
             answer();
           });
         },
@@ -561,21 +533,9 @@ export class Session {
       } catch (error) {
         return this.fail(error);
       }
-      return this.onReadable();
+      return this.suspension ? this.standStill() : this.onReadable();
     });
     atOnce = false;
-  }
-
-  private vring(index: number): Vring {
-    const vring = this.vrings[index];
-    if (!vring) throw new VhostUserError('vring-index-invalid', { index });
-    return vring;
-  }
-
-  private stoppedVring(index: number): Vring {
-    const vring = this.vring(index);
-    if (vring.running) throw new VhostUserError('vring-running', { index });
-    return vring;
   }
 
   private reply(message: Message, payload: Uint8Array): void {
