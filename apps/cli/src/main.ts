@@ -2,7 +2,8 @@
 import { QemuError, QmpCommandError } from '@cairn/qemu';
 import { Command } from 'commander';
 import { CliError } from './cli-error.js';
-import { exportCommand, limitCommand, resizeCommand } from './export/export.command.js';
+import { exportCommand, resizeCommand } from './export/export.command.js';
+import { limitCommand } from './export/limit.command.js';
 import { demoCommand } from './demo/demo.command.js';
 import { plugCommand, unplugCommand } from './plug/plug.command.js';
 import { topCommand } from './top/top.command.js';

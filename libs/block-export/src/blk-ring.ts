@@ -10,6 +10,7 @@ import type { RingFds, RingStart } from '@cairn/vhost-user';
 import { native } from '@cairn/native';
 import type { DeviceShard } from './device-shard.js';
 import { DirtyLog, type LoggedPart } from './dirty-log.js';
+import { RateTurn } from './rate-limiter.js';
 import type { ViewCache } from './view-cache.js';
 
 const EINTR = 4;
@@ -51,6 +52,7 @@ export class BlkRing {
   deficit = 0;
   /** The volume's rate limit holds it back; a timer wakes it. */
   throttled = false;
+  readonly turn = new RateTurn();
   /** Takes no more requests: it is about to stop. */
   stopping = false;
   /** Called with the next avail index when nothing is in flight any more. */

@@ -127,6 +127,7 @@ export class DeviceShard {
     const ring = this.rings.get(index)!;
     ring.waiters.push(done);
     ring.stopping = true;
+    this.limiter.cancel(ring.turn);
     this.endIfDrained(ring);
   }
 
@@ -176,7 +177,10 @@ export class DeviceShard {
       if (!(error instanceof VirtqueueError)) throw error;
       this.breakRing(ring, error);
     }
-    if (taken > 0) this.metrics.observe(HISTOGRAM.ring, (this.host.now - ring.lookedAt) | 0);
+    if (taken > 0) {
+      this.metrics.observe(HISTOGRAM.ring, (this.host.now - ring.lookedAt) | 0);
+      this.metrics.add('taken', taken);
+    }
     ring.lookedAt = this.host.now;
     return taken;
   }
@@ -207,11 +211,9 @@ export class DeviceShard {
 
   /** Asks the volume's rate limit; a chain that may not go now stays in the ring, and the ring is looked at later. */
   private admit(ring: BlkRing, bytes: number): boolean {
-    const waitMicros = this.limiter.take(bytes, this.host.now);
+    const waitMicros = this.limiter.take(bytes, this.host.now, ring.turn);
     if (waitMicros === 0) return true;
     ring.throttled = true;
-    this.metrics.add('throttles', 1);
-    this.metrics.add('throttledMicros', waitMicros);
     this.host.wakeLater(ring, waitMicros);
     return false;
   }
@@ -579,6 +581,7 @@ export class DeviceShard {
   /** The driver broke a ring: it is not looked at again until it is set up anew (virtio 1.2 §2.1.2). */
   private breakRing(ring: BlkRing, error: VirtqueueError): void {
     ring.broken = error;
+    this.limiter.cancel(ring.turn);
     this.metrics.countName(nameIndex(error.fault));
     ring.signal('errFd');
   }

@@ -3,7 +3,6 @@ import { check, native } from '@cairn/native';
 import { Session, type VhostUserError } from '@cairn/vhost-user';
 import { BlkBackend, type RingPlaces } from './blk-backend.js';
 import { ExportArena } from './export-arena.js';
-import { NO_LIMITS } from './rate-limiter.js';
 import type { ReactorLoop } from './reactor-loop.js';
 import type { ConnectionStatus, ExportSpec } from './reactor-protocol.js';
 import { RingTurn } from './ring-turn.js';
@@ -52,7 +51,6 @@ export class Export {
     }
     const { id, readOnly, serial, numQueues } = spec;
     const arena = ExportArena.over(buffer);
-    arena.limiter.configure(spec.limits ?? NO_LIMITS, native.clockMicros());
     const shard = { exportId: id, file: this.file, readOnly, serial, arena: buffer };
     this.backend = new BlkBackend(places, { spec: shard, arena, numQueues });
     this.turn = new RingTurn(this.backend);

@@ -1,5 +1,6 @@
 import type { MessagePort } from 'node:worker_threads';
-import type { RateLimits } from './rate-limiter.js';
+import type { RateBalance } from './rate-limiter.js';
+import type { RateLimits } from './rate-limits.js';
 import type { MetricsTotal } from './shard-metrics.js';
 import type { CacheMode } from './volume-file.js';
 
@@ -53,8 +54,11 @@ export interface ExportStatus {
   /** Requests that were answered with an error, by reason. */
   errorsByName: Record<string, number>;
   metrics: MetricsTotal;
-  /** What the rate limit would let through at once; absent = no limit. */
-  credits?: { requests: number; bytes: number };
+  /** Requests taken off the rings and not completed. */
+  inFlight: number;
+  /** Absent = no limit. */
+  limits?: RateLimits;
+  rate: RateBalance;
 }
 
 /** What the main thread asks of an export's home reactor. */

@@ -4,7 +4,7 @@ import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import { ExportArena } from './export-arena.js';
 import { byName } from './failure-names.js';
 import { Placement } from './placement.js';
-import { NO_LIMITS, type RateLimits } from './rate-limiter.js';
+import { NO_LIMITS, type RateLimits } from './rate-limits.js';
 import { ReactorHandle } from './reactor-handle.js';
 import type { ConnectionStatus, ExportSpec, ExportStatus, ReactorStart } from './reactor-protocol.js';
 
@@ -13,6 +13,9 @@ const DEFAULT_DRAIN_MS = 30_000;
 
 /** How often is looked for a thread that a front-end's eventfd holds; it is free again after twice this time at most. */
 const INTERRUPT_EVERY_MS = 250;
+
+/** How often idle rate limits are told the time: far more often than its clock wraps. */
+const TICK_EVERY_MS = 60_000;
 
 export interface ReactorsOptions {
   /** Threads that serve the rings; default 1. */
@@ -25,6 +28,7 @@ export interface ReactorsOptions {
 interface Placed {
   home: ReactorHandle;
   arena: ExportArena;
+  limits: RateLimits | undefined;
 }
 
 /**
@@ -41,6 +45,7 @@ export class Reactors {
   private readonly adding = new Map<string, Promise<void>>();
   private readonly removing = new Map<string, Promise<void>>();
   private readonly interrupts: NodeJS.Timeout;
+  private readonly ticks: NodeJS.Timeout;
   private stopped: Promise<void> | undefined;
 
   private constructor(
@@ -48,6 +53,7 @@ export class Reactors {
     private readonly wakeFds: readonly number[],
   ) {
     this.interrupts = setInterval(() => native.interruptSignals(), INTERRUPT_EVERY_MS).unref();
+    this.ticks = setInterval(() => this.tick(), TICK_EVERY_MS).unref();
     this.failed = new Promise((resolve) => {
       for (const handle of handles) void handle.died.then((error) => this.stopped ?? resolve(error));
     });
@@ -83,7 +89,8 @@ export class Reactors {
     const home = this.handles.reduce((best, handle) => (handle.exports < best.exports ? handle : best));
     const arena = ExportArena.make(this.handles.length);
     home.exports += 1;
-    this.exports.set(spec.id, { home, arena });
+    arena.limiter.configure(spec.limits ?? NO_LIMITS, native.clockMicros());
+    this.exports.set(spec.id, { home, arena, limits: spec.limits });
     const added = home.ask({ kind: 'add', spec, arena: arena.buffer }).then(
       () => undefined,
       (error: unknown) => {
@@ -124,7 +131,10 @@ export class Reactors {
 
   /** Changes how many requests and bytes a second a guest may have, at once; undefined = as many as there are. */
   limitExport(id: string, limits: RateLimits | undefined): void {
-    this.exports.get(id)?.arena.limiter.configure(limits ?? NO_LIMITS, native.clockMicros());
+    const placed = this.exports.get(id);
+    if (!placed) return;
+    placed.limits = limits;
+    placed.arena.limiter.configure(limits ?? NO_LIMITS, native.clockMicros());
   }
 
   async status(id: string): Promise<ExportStatus | undefined> {
@@ -151,6 +161,7 @@ export class Reactors {
     await all('stop');
     await Promise.all(this.handles.map((handle) => handle.ended));
     clearInterval(this.interrupts);
+    clearInterval(this.ticks);
     for (const fd of this.wakeFds) closeSync(fd);
   }
 
@@ -158,8 +169,9 @@ export class Reactors {
     const { id } = connection;
     const placed = this.exports.get(id);
     if (!placed) return [];
-    const { shared, limiter } = placed.arena;
-    const metrics = placed.arena.total();
+    const { limits, arena } = placed;
+    const { shared, limiter } = arena;
+    const metrics = arena.total();
     const { errors, faults } = byName(metrics.names);
     const faultsByName = { ...faults, ...disconnects };
     const { failure } = shared;
@@ -174,9 +186,15 @@ export class Reactors {
       faultsByName,
       errorsByName: errors,
       metrics,
-      ...(limiter.active ? { credits: limiter.balance } : {}),
+      inFlight: metrics.counters.taken - sumOf(metrics.requests),
+      ...(limits === undefined ? {} : { limits }),
+      rate: limiter.balance(native.clockMicros()),
     };
     return [status];
+  }
+
+  private tick(): void {
+    for (const { arena } of this.exports.values()) arena.limiter.tick(native.clockMicros());
   }
 
   private forget(id: string): void {

@@ -11,7 +11,7 @@ export const OPERATION = { read: 0, write: 1, flush: 2, discard: 3, other: 4 } a
 export const LAYERS = ['queue', 'file', 'ring', 'complete'] as const;
 export type LayerName = (typeof LAYERS)[number];
 
-/** What is counted beside requests. */
+/** What is counted beside requests that were completed; `taken` off the rings less those are in flight. */
 export const COUNTERS = [
   'bytesRead',
   'bytesWritten',
@@ -19,8 +19,7 @@ export const COUNTERS = [
   'kicks',
   'calls',
   'callsSuppressed',
-  'throttles',
-  'throttledMicros',
+  'taken',
 ] as const;
 export type CounterName = (typeof COUNTERS)[number];
 

@@ -1,4 +1,4 @@
-import type { RateLimits } from '@cairn/block-export';
+import { NO_LIMITS, type RateLimits, rateLimitsOf } from '@cairn/block-export';
 
 const SECTOR_BYTES = 512;
 
@@ -7,8 +7,6 @@ export type ControlRequest =
   | { verb: 'resize'; file?: string; sizeBytes: number }
   | { verb: 'limit'; file?: string; limits: RateLimits }
   | { verb: 'status' };
-
-const LIMIT_FIELDS = ['iops', 'iopsBurst', 'bytesPerSecond', 'bytesBurst'] as const;
 
 /** Reads a request. Throws an Error that says what is wrong with it; unknown fields are refused. */
 export function parseControlRequest(line: string): ControlRequest {
@@ -28,22 +26,10 @@ export function parseControlRequest(line: string): ControlRequest {
       const { limits, ...others } = rest;
       refuseUnknown(others);
       const fields = objectOf(limits, 'limits');
-      const of = (name: (typeof LIMIT_FIELDS)[number]): number => wholeNumber(fields[name] ?? 0, name);
-      refuseUnknown(
-        Object.fromEntries(
-          Object.entries(fields).filter(([name]) => !LIMIT_FIELDS.some((known) => known === name)),
-        ),
-      );
-      return {
-        verb,
-        ...named,
-        limits: {
-          iops: of('iops'),
-          iopsBurst: of('iopsBurst'),
-          bytesPerSecond: of('bytesPerSecond'),
-          bytesBurst: of('bytesBurst'),
-        },
-      };
+      const known = Object.keys(NO_LIMITS);
+      refuseUnknown(Object.fromEntries(Object.entries(fields).filter(([name]) => !known.includes(name))));
+      const numbers = Object.entries(fields).map(([name, value]) => [name, wholeNumber(value, name)]);
+      return { verb, ...named, limits: rateLimitsOf(Object.fromEntries(numbers)) };
     }
     case 'status':
       refuseUnknown(rest);

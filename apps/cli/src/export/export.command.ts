@@ -4,29 +4,28 @@ import {
   type CacheMode,
   ensureVolumeFile,
   type ExportSpec,
+  isLimited,
   lockVolumeFile,
-  type RateLimits,
   Reactors,
 } from '@cairn/block-export';
 import { CliError } from '../cli-error.js';
 import { sizeInBytes } from '../whole-number.js';
 import { askControl, openControl } from './control-socket.js';
+import { type LimitOptions, limitsOf, withLimitOptions } from './limit.options.js';
 
 const MAX_QUEUES = 64;
 const MAX_REACTORS = 64;
 const SERIAL_BYTES = 20;
 const DRAIN_MS = 30_000;
 
-interface ExportOptions {
+interface ExportOptions extends LimitOptions {
   size?: number;
   readOnly?: boolean;
   numQueues: number;
   cache: CacheMode;
   control?: string;
-  pollMicros: number;
+  pollUs: number;
   reactors?: number;
-  iops?: number;
-  bps?: number;
 }
 
 /** What is served: a file, or bytes that nobody keeps. */
@@ -47,7 +46,7 @@ export function exportCommand(): Command {
   const sources: Source[] = [];
   const sockets: { socketPath?: string; socketFd?: number }[] = [];
   const serials: string[] = [];
-  return new Command('export')
+  const command = new Command('export')
     .description('serve sparse files as vhost-user-blk disks, without a control plane')
     .option('--file <path>', 'the file to serve', (path) => void sources.push({ filePath: path }))
     .option('--null <size>', 'serve bytes that nobody keeps, instead: measures the rings alone', (text) => {
@@ -70,20 +69,19 @@ export function exportCommand(): Command {
         throw new InvalidArgumentError(`At most ${SERIAL_BYTES} bytes.`);
       serials.push(text);
     })
-    .option('--iops <number>', 'requests a second that each guest may have', count)
-    .option('--bps <size>', 'bytes a second that each guest may have (bytes, or K, M, G)', sizeInBytes)
     .option('--control <socket>', "listen here for 'cairn resize', 'cairn limit' and 'cairn top'")
     .option('--reactors <number>', 'threads that serve the rings; default 1', (text) =>
       queueNumber(text, 1, MAX_REACTORS),
     )
     .option(
-      '--poll-micros <number>',
-      'look for requests this long before sleeping',
+      '--poll-us <microseconds>',
+      'look for requests this long before sleeping; 0 = never; an idle disk costs nothing either way',
       (text) => queueNumber(text, 0, 1000),
       32,
     )
     .addHelpText('after', exportHelp)
     .action((options: ExportOptions) => serve(specsOf(sources, sockets, serials, options), options));
+  return withLimitOptions(command);
 }
 
 /** `cairn resize`: grow a disk that `cairn export --control` serves, while a guest runs. */
@@ -99,37 +97,6 @@ export function resizeCommand(): Command {
       process.stdout.write(`${grown.file} has ${grown.sizeBytes} bytes now\n`);
     });
 }
-
-/** `cairn limit`: change the rate limit of a disk that `cairn export --control` serves, while a guest runs. */
-export function limitCommand(): Command {
-  return new Command('limit')
-    .description("change how much a guest may have of a disk that 'cairn export --control' serves")
-    .requiredOption('--control <socket>', "the control socket of 'cairn export'")
-    .option('--file <path>', 'which of the files, when several are served')
-    .option('--iops <number>', 'requests a second; absent = as many as there are', count)
-    .option('--bps <size>', 'bytes a second (bytes, or K, M, G); absent = as many as there are', sizeInBytes)
-    .action(async (options: { control: string; file?: string; iops?: number; bps?: number }) => {
-      const file = options.file && { file: options.file };
-      const { file: named, limits } = await askControl(options.control, {
-        verb: 'limit',
-        limits: limitsOf(options),
-        ...file,
-      });
-      const of = (rate: number, unit: string): string => (rate === 0 ? `any ${unit}` : `${rate} ${unit}`);
-      process.stdout.write(
-        `${named} may have ${of(limits.iops, 'requests/s')}, ${of(limits.bytesPerSecond, 'bytes/s')}\n`,
-      );
-    });
-}
-
-const limitsOf = ({ iops = 0, bps = 0 }: { iops?: number; bps?: number }): RateLimits => ({
-  iops,
-  iopsBurst: 0,
-  bytesPerSecond: bps,
-  bytesBurst: 0,
-});
-
-const count = (text: string): number => queueNumber(text, 1, 2 ** 31);
 
 const queueNumber = (text: string, least: number, most: number): number => {
   const value = Number(text);
@@ -161,7 +128,7 @@ const specsOf = (
     numQueues: options.numQueues,
     cache: options.cache,
     serial: serials[index] ?? Buffer.from(basename(source.filePath)).subarray(0, SERIAL_BYTES).toString(),
-    ...(limits.iops + limits.bytesPerSecond > 0 ? { limits } : {}),
+    ...(isLimited(limits) ? { limits } : {}),
   }));
 };
 
@@ -171,7 +138,7 @@ const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Prom
     process.once('SIGINT', () => resolve());
   });
   const reactor = await Reactors.start({
-    pollMicroseconds: options.pollMicros,
+    pollMicroseconds: options.pollUs,
     ...(options.reactors !== undefined && { reactors: options.reactors }),
   });
   let closeControl: (() => void) | undefined;

@@ -39,7 +39,7 @@ export function rowOf(now: Served, before: Served | undefined, seconds: number):
     quantile(latency, 0.5),
     quantile(latency, 0.99),
     count((status) => status.metrics.counters.kicks),
-    count((status) => status.metrics.counters.throttles),
+    count((status) => status.rate.throttles),
     `${now.guestFaults}`,
   ];
 }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Logger } from '@nestjs/common';
 import { AgentError } from '@cairn/agent';
-import { emptyTotal } from '@cairn/block-export';
+import { exportStatusOf } from '@cairn/block-export/testing';
 import { MIB, type VolumeId } from '@cairn/domain';
 import { StorageError } from '@cairn/storage';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -71,9 +71,7 @@ class IdleReactor implements ExportReactor {
   }
   async status(id: string) {
     if (!this.listening.has(id)) return undefined;
-    const counters = { requests: 0, bytesRead: 0, bytesWritten: 0, guestFaults: 0, sizeBytes: MIB };
-    const byName = { faultsByName: {}, errorsByName: {}, metrics: emptyTotal() };
-    return { id, connected: this.connected.has(id), ...counters, ...byName };
+    return exportStatusOf(id, { connected: this.connected.has(id) });
   }
   async statuses() {
     return (await Promise.all([...this.listening].map((id) => this.status(id)))).filter(

@@ -1,19 +1,15 @@
 import { describe, expect, it } from 'vitest';
-import { emptyTotal } from '@cairn/block-export';
+import { exportStatusOf } from '@cairn/block-export/testing';
 import { MetricsText } from './metrics.text.js';
 
-const status = {
-  id: 'vol-0123456789abcdef',
+const status = exportStatusOf('vol-0123456789abcdef', {
   connected: true,
   requests: 12,
   bytesRead: 4096,
   bytesWritten: 8192,
   guestFaults: 1,
-  sizeBytes: 1048576,
   faultsByName: { 'head-out-of-range': 1 },
-  errorsByName: {},
-  metrics: emptyTotal(),
-};
+});
 
 describe('MetricsText', () => {
   it('writes one sample a line, each family with its help and type once', async () => {

@@ -1,0 +1,1 @@
+export { exportStatusOf } from './export-status.js';
