@@ -36,6 +36,16 @@ export const needs = {
     packages: ['redis-server'],
     present: () => works('redis-server', ['--version']),
   },
+  'storage-daemon': {
+    why: 'is the back-end that benchmarks compare with',
+    packages: ['qemu-system-common'],
+    present: () => works('qemu-storage-daemon', ['--version']),
+  },
+  fio: {
+    why: 'measures the bare file in benchmarks',
+    packages: ['fio'],
+    present: () => works('fio', ['--version']),
+  },
 };
 
 /**

@@ -80,6 +80,8 @@ export interface Native {
   directAlignment(fd: number, out: Uint32Array): number;
   /** Monotonic microseconds wrapped to int32: subtract with `| 0`. */
   clockMicros(): number;
+  /** The same clock in nanoseconds, wrapped to int32: for times below two seconds. */
+  clockNanos(): number;
 }
 
 const load = (): Native => {
