@@ -1,7 +1,11 @@
 import { closeSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
 import { check, native } from '@cairn/native';
 import type { GuestRam, RamRegion } from '@cairn/virtio/testing';
+import type { DirtyBitmap } from './dirty-bitmap.js';
+import { InflightArea } from './inflight-area.js';
 import { MessageStream, type ReceivedMessage } from './message-stream.js';
+import { u16, u32, u64 } from './payload.js';
 import { pollUntil, TimedOut } from './poll.js';
 import { BACKEND_MESSAGE, FLAG, MESSAGE, PROTOCOL_FEATURE, VRING_NO_FD } from './vhost-user-numbers.js';
 
@@ -18,18 +22,6 @@ export interface VringAddresses {
   flags?: number;
   log?: number | bigint;
 }
-
-const u64 = (...values: (number | bigint)[]): Buffer => {
-  const out = Buffer.alloc(8 * values.length);
-  values.forEach((value, i) => out.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)), 8 * i));
-  return out;
-};
-
-const u32 = (...values: number[]): Buffer => {
-  const out = Buffer.alloc(4 * values.length);
-  values.forEach((value, i) => out.writeUInt32LE(value >>> 0, 4 * i));
-  return out;
-};
 
 /** The payload of a memory region: GPA, size, user address, offset in its descriptor. */
 export const regionBytes = (
@@ -52,14 +44,28 @@ export class FakeFrontend {
   private channel?: MessageStream;
 
   /** Takes over a connected socket. */
-  constructor(socketFd: number, options: { timeoutMs?: number } = {}) {
+  constructor(socketFd: number, options: { timeoutMs?: number | undefined } = {}) {
     this.stream = new MessageStream(socketFd);
     this.timeoutMs = options.timeoutMs ?? 10_000;
   }
 
   /** Connects to a back-end's socket. Throws SystemError when nobody listens. */
-  static connect(socketPath: string, options: { timeoutMs?: number } = {}): FakeFrontend {
+  static connect(socketPath: string, options: { timeoutMs?: number | undefined } = {}): FakeFrontend {
     return new FakeFrontend(check('unixConnect', native.unixConnect(socketPath)), options);
+  }
+
+  /** Connects, and waits for somebody to listen for at most `patienceMs`. Throws SystemError when nobody does. */
+  static async awaitConnect(
+    socketPath: string,
+    { patienceMs, ...options }: { timeoutMs?: number | undefined; patienceMs: number },
+  ): Promise<FakeFrontend> {
+    const deadline = performance.now() + patienceMs;
+    for (;;) {
+      const fd = native.unixConnect(socketPath);
+      if (fd >= 0 || performance.now() >= deadline)
+        return new FakeFrontend(check('unixConnect', fd), options);
+      await setTimeout(5);
+    }
   }
 
   getFeatures(): Promise<bigint> {
@@ -99,6 +105,53 @@ export class FakeFrontend {
       Buffer.concat([u32(regions.length, 0), ...regions.map(regionBytes)]),
       regions.map(({ fd }) => fd),
     );
+  }
+
+  async getMaxMemSlots(): Promise<number> {
+    return Number(await this.askU64(MESSAGE.GET_MAX_MEM_SLOTS));
+  }
+
+  addMemReg(region: RamRegion): Promise<void> {
+    return this.tell(MESSAGE.ADD_MEM_REG, Buffer.concat([u64(0), regionBytes(region)]), [region.fd]);
+  }
+
+  remMemReg(region: RamRegion): Promise<void> {
+    return this.tell(MESSAGE.REM_MEM_REG, Buffer.concat([u64(0), regionBytes(region)]));
+  }
+
+  /** The back-end always answers, once it logs there (vhost-user spec, SET_LOG_BASE with LOG_SHMFD). */
+  async setLogBase({ fd, sizeBytes }: DirtyBitmap): Promise<void> {
+    await this.ask(MESSAGE.SET_LOG_BASE, u64(sizeBytes, 0), [fd]);
+  }
+
+  /** Has the back-end make an area in which it keeps what is in flight; the caller closes it. */
+  async getInflightFd(numQueues: number, queueSize: number): Promise<InflightArea> {
+    const question = Buffer.concat([u64(0, 0), u16(numQueues, queueSize)]);
+    const { payload, fds } = await this.ask(MESSAGE.GET_INFLIGHT_FD, question);
+    const [fd] = fds;
+    if (payload.length !== question.length || fds.length !== 1 || fd === undefined)
+      throw new Refused(
+        `GET_INFLIGHT_FD was answered with ${payload.length} bytes, ${fds.length} descriptors`,
+      );
+    const area = [Number(payload.readBigUInt64LE(0)), Number(payload.readBigUInt64LE(8))] as const;
+    return new InflightArea(fd, ...area, payload.readUInt16LE(16), payload.readUInt16LE(18));
+  }
+
+  setInflightFd({ fd, sizeBytes, offsetBytes, numQueues, queueSize }: InflightArea): Promise<void> {
+    const payload = Buffer.concat([u64(sizeBytes, offsetBytes), u16(numQueues, queueSize)]);
+    return this.tell(MESSAGE.SET_INFLIGHT_FD, payload, [fd]);
+  }
+
+  resetDevice(): Promise<void> {
+    return this.tell(MESSAGE.RESET_DEVICE);
+  }
+
+  setStatus(status: number): Promise<void> {
+    return this.tell(MESSAGE.SET_STATUS, u64(status));
+  }
+
+  async getStatus(): Promise<number> {
+    return Number(await this.askU64(MESSAGE.GET_STATUS));
   }
 
   setVringNum(index: number, size: number): Promise<void> {
@@ -152,6 +205,7 @@ export class FakeFrontend {
 
   /** Gives the back-end a channel for its own requests; `nextConfigChange` reads it. */
   async openBackendChannel(): Promise<void> {
+    this.channel?.close();
     const pair = new Int32Array(2);
     check('socketPair', native.socketPair(pair));
     this.channel = new MessageStream(pair[0]!);
@@ -182,8 +236,8 @@ export class FakeFrontend {
   }
 
   /** Sends a message and waits for its reply. */
-  async ask(code: number, payload?: Uint8Array): Promise<ReceivedMessage> {
-    this.stream.send(code, payload);
+  async ask(code: number, payload?: Uint8Array, fds?: readonly number[]): Promise<ReceivedMessage> {
+    this.stream.send(code, payload, { fds });
     return this.receiveReply(code);
   }
 

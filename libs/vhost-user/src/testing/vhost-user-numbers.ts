@@ -52,3 +52,6 @@ export const FLAG = { VERSION: 1, REPLY: 4, NEED_REPLY: 8 } as const;
 
 /** "No descriptor comes with this", in SET_VRING_KICK, CALL and ERR. */
 export const VRING_NO_FD = 0x100;
+
+/** Flag of SET_VRING_ADDR: writes to the used ring are logged (VHOST_VRING_F_LOG). */
+export const VRING_LOG = 1;

@@ -5,14 +5,8 @@
  * `submit`, `publish` and `popUsed` keep every rule; the raw setters keep none, for tests that break one at a time.
  */
 import type { GuestRam } from './guest-ram.js';
+import { DeviceFault, type RingDriver, type RingPlace, type Segment, type UsedChain } from './ring-driver.js';
 import { DESC } from './virtio-numbers.js';
-
-/** A buffer of a chain, before it becomes a descriptor. */
-export interface Segment {
-  gpa: number;
-  lengthBytes: number;
-  writable: boolean;
-}
 
 /** A descriptor as it lies in the table. */
 export interface Descriptor {
@@ -22,18 +16,6 @@ export interface Descriptor {
   next: number;
 }
 
-/** A chain that the device has given back. */
-export interface UsedChain {
-  head: number;
-  /** Bytes the device says it wrote. */
-  lengthBytes: number;
-}
-
-/** The device broke a rule of the ring. */
-export class DeviceFault extends Error {
-  override readonly name = 'DeviceFault';
-}
-
 interface InFlight {
   descriptors: number[];
   indirectTableGpa?: number;
@@ -41,7 +23,7 @@ interface InFlight {
 }
 
 /** One virtqueue as a driver sees it. */
-export class FakeDriver {
+export class FakeDriver implements RingDriver {
   readonly size: number;
   readonly descGpa: number;
   readonly availGpa: number;
@@ -58,15 +40,7 @@ export class FakeDriver {
   /** Places an empty ring of `size` entries in guest memory; `base` is the index both rings start from. */
   constructor(
     readonly ram: GuestRam,
-    options: {
-      size: number;
-      eventIdx: boolean;
-      base?: number;
-      region?: number;
-      descGpa?: number;
-      availGpa?: number;
-      usedGpa?: number;
-    },
+    options: RingPlace,
   ) {
     const { size, eventIdx, base = 0, region } = options;
     this.size = size;
@@ -107,7 +81,7 @@ export class FakeDriver {
    * With `indirectAfter` = k the first k segments are direct descriptors and one indirect table holds the rest
    * (virtio 1.2 §2.7.5.3.2 allows any k).
    */
-  submit(segments: readonly Segment[], options: { indirectAfter?: number } = {}): number {
+  submit(segments: readonly Segment[], options: { indirectAfter?: number | undefined } = {}): number {
     const directCount = Math.min(options.indirectAfter ?? segments.length, segments.length);
     const direct = segments.slice(0, directCount);
     const indirect = segments.slice(directCount);
@@ -190,6 +164,22 @@ export class FakeDriver {
     if (chain.indirectTableGpa !== undefined) this.ram.free(chain.indirectTableGpa);
     this.lastUsed = (this.lastUsed + 1) & 0xffff;
     return { head, lengthBytes };
+  }
+
+  get base(): number {
+    return this.lastUsed;
+  }
+
+  get baseFromMemory(): number {
+    return this.usedIdx;
+  }
+
+  get drainedBase(): number {
+    return this.nextAvail;
+  }
+
+  get hasUsed(): boolean {
+    return this.usedIdx !== this.lastUsed;
   }
 
   /** The used index as the device published it. */

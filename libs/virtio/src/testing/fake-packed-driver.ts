@@ -4,8 +4,8 @@
  *
  * `submit`, `publish` and `popUsed` keep every rule; the raw setters keep none, for tests that break one at a time.
  */
-import { DeviceFault, type Segment, type UsedChain } from './fake-driver.js';
 import type { GuestRam } from './guest-ram.js';
+import { DeviceFault, type RingDriver, type RingPlace, type Segment, type UsedChain } from './ring-driver.js';
 import { DESC } from './virtio-numbers.js';
 
 /** Descriptor flags of packed rings only (virtio 1.2 §2.8.1). */
@@ -58,7 +58,7 @@ class Position {
 }
 
 /** One packed virtqueue as a driver sees it. */
-export class FakePackedDriver {
+export class FakePackedDriver implements RingDriver {
   readonly size: number;
   readonly descGpa: number;
   /** The driver's event suppression. */
@@ -71,6 +71,7 @@ export class FakePackedDriver {
   /** Head flags of submitted chains, unseen by the device until `publish`. */
   private readonly unpublished: { slot: number; flags: number }[] = [];
   private unpublishedSlots = 0;
+  private readonly startBase: number;
   private freeSlots: number;
   private readonly freeIds: number[];
   private readonly inFlight = new Map<number, InFlight>();
@@ -78,15 +79,7 @@ export class FakePackedDriver {
   /** Places an empty ring of `size` descriptors in guest memory; `base` is a slot with its wrap counter in bit 15. */
   constructor(
     readonly ram: GuestRam,
-    options: {
-      size: number;
-      eventIdx: boolean;
-      base?: number;
-      region?: number;
-      descGpa?: number;
-      availGpa?: number;
-      usedGpa?: number;
-    },
+    options: RingPlace,
   ) {
     const { size, eventIdx, base = 0x8000, region } = options;
     this.size = size;
@@ -98,6 +91,7 @@ export class FakePackedDriver {
     ram.bytes(this.usedGpa, 4).fill(0);
     this.avail = new Position(size, base & 0x7fff, base >= 0x8000);
     this.used = new Position(size, base & 0x7fff, base >= 0x8000);
+    this.startBase = this.base;
     // What earlier laps would have left: used descriptors, or zeroes in a ring that was never used.
     for (let slot = 0; slot < size; slot += 1) {
       const lap = new Position(size, slot, slot < this.avail.slot ? this.avail.wrap : !this.avail.wrap);
@@ -107,9 +101,22 @@ export class FakePackedDriver {
     this.freeIds = Array.from({ length: size }, (_, id) => id);
   }
 
-  /** Both positions as vhost-user carries them in SET_VRING_BASE. */
   get base(): number {
-    return this.avail.word + this.used.word * 0x1_0000;
+    return this.used.word + this.used.word * 0x1_0000;
+  }
+
+  /** Nothing in the ring tells where the device got to: a front-end offers what it said at the start. */
+  get baseFromMemory(): number {
+    return this.startBase;
+  }
+
+  get drainedBase(): number {
+    return this.avail.word + this.avail.word * 0x1_0000;
+  }
+
+  get hasUsed(): boolean {
+    const { slot, used } = this.used;
+    return (this.flags(slot) & (PACKED_DESC.AVAIL | PACKED_DESC.USED)) === used;
   }
 
   /** Chains the device still has. */
@@ -135,8 +142,11 @@ export class FakePackedDriver {
    * Writes a chain into the ring, unseen by the device until `publish`; returns its buffer id. With `indirectAfter` 0
    * it is one descriptor with an indirect table: packed rings do not allow a mixture (virtio 1.2 §2.8.5).
    */
-  submit(segments: readonly Segment[], options: { indirectAfter?: 0 | undefined } = {}): number {
-    const indirect = options.indirectAfter === 0;
+  submit(segments: readonly Segment[], options: { indirectAfter?: number | undefined } = {}): number {
+    const { indirectAfter = segments.length } = options;
+    const indirect = indirectAfter === 0;
+    if (!indirect && indirectAfter < segments.length)
+      throw new Error('a packed ring has no direct descriptors in front of an indirect one');
     const count = indirect ? 1 : segments.length;
     if (count === 0 || count > this.freeSlots) throw new Error(`no room for a chain of ${count} descriptors`);
     const id = this.freeIds.pop()!;
@@ -196,9 +206,9 @@ export class FakePackedDriver {
 
   /** Takes the next used descriptor and checks it, or `undefined` when there is none. Throws DeviceFault. */
   popUsed(): UsedChain | undefined {
+    if (!this.hasUsed) return undefined;
     const { slot } = this.used;
     const flags = this.flags(slot);
-    if ((flags & (PACKED_DESC.AVAIL | PACKED_DESC.USED)) !== this.used.used) return undefined;
     const at = this.descGpa + 16 * slot;
     const id = this.ram.getU16(at + 12);
     const written = (flags & DESC.WRITE) === 0 ? 0 : this.ram.getU32(at + 8);

@@ -1,4 +1,4 @@
-/** Feature bits of a split ring (virtio 1.2 §6, vhost-user "Feature negotiation"). */
+/** Feature bits of rings (virtio 1.2 §6, vhost-user "Feature negotiation"). */
 export const RING_FEATURE = {
   NOTIFY_ON_EMPTY: 24,
   LOG_ALL: 26,
@@ -7,6 +7,7 @@ export const RING_FEATURE = {
   PROTOCOL_FEATURES: 30,
   VERSION_1: 32,
   RING_PACKED: 34,
+  RING_RESET: 40,
 } as const;
 
 /** Feature bits of a block device (virtio 1.2 §5.2.3). */
@@ -28,7 +29,15 @@ export const BLK_FEATURE = {
 export const DESC = { NEXT: 1, WRITE: 2, INDIRECT: 4 } as const;
 
 /** Request types (virtio 1.2 §5.2.6). */
-export const BLK_TYPE = { IN: 0, OUT: 1, FLUSH: 4, GET_ID: 8, DISCARD: 11, WRITE_ZEROES: 13 } as const;
+export const BLK_TYPE = {
+  IN: 0,
+  OUT: 1,
+  FLUSH: 4,
+  GET_ID: 8,
+  DISCARD: 11,
+  WRITE_ZEROES: 13,
+  SECURE_ERASE: 14,
+} as const;
 
 /** Status bytes (virtio 1.2 §5.2.6). */
 export const BLK_STATUS = { OK: 0, IOERR: 1, UNSUPP: 2 } as const;
