@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { type Disk, systemDisk } from './disk.js';
 
 /** Marks files that `writeFileAtomic` had not finished when the process died; they may be deleted. */
 export const SCRATCH_MARK = '.tmp-';
@@ -11,30 +11,23 @@ export const SCRATCH_MARK = '.tmp-';
  * Write, fsync, rename, fsync of the directory: without the last, a power cut may undo the rename. Rejects with the
  * system's error; then either content is there, whole: the new one when only the fsync of the directory failed.
  */
-export async function writeFileAtomic(path: string, data: string): Promise<void> {
+export async function writeFileAtomic(path: string, data: string, disk: Disk = systemDisk): Promise<void> {
   const scratch = `${path}${SCRATCH_MARK}${randomBytes(6).toString('hex')}`;
   try {
-    const file = await open(scratch, 'wx', 0o600);
+    const file = await disk.open(scratch, 'wx+');
     try {
-      await file.writeFile(data);
+      await file.write(Buffer.from(data), 0);
       await file.sync();
     } finally {
       await file.close();
     }
-    await rename(scratch, path);
+    await disk.rename(scratch, path);
   } catch (error) {
-    await rm(scratch, { force: true });
+    await disk.remove(scratch);
     throw error;
   }
-  await syncDirectory(dirname(path));
+  await disk.syncDirectory(dirname(path));
 }
 
 /** Makes created, renamed and removed names in a directory durable. */
-export async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
-  }
-}
+export const syncDirectory = (path: string): Promise<void> => systemDisk.syncDirectory(path);

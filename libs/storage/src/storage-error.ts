@@ -7,6 +7,10 @@ export type StorageErrorKind =
   | 'volume-not-found'
   | 'volume-size-mismatch'
   | 'volume-in-use'
+  | 'volume-busy'
+  | 'read-only'
+  | 'snapshot-not-found'
+  | 'snapshot-exists'
   | 'manifest-corrupt'
   | 'invalid-argument'
   | 'io';

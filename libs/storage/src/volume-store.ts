@@ -1,27 +1,22 @@
-import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, open, readdir, readFile, rm, stat, statfs } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
-import { SCRATCH_MARK, syncDirectory, writeFileAtomic } from './atomic-file.js';
-import { LAYER_ID, type Manifest, readManifest, VOLUME_ID, writeManifest } from './manifest.js';
+import { mkdir, statfs } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import type { LiveVolume, VolumeChain } from './chain.js';
+import { Clones } from './clones.js';
+import { type Disk, systemDisk } from './disk.js';
+import { BLOCK_BYTES } from './layer-format.js';
+import { Pool } from './pool.js';
+import { openPoolFile } from './pool-file.js';
 import { lockPool } from './pool-lock.js';
-import { probePool } from './pool-probe.js';
+import { PoolPaths } from './pool-paths.js';
+import { type PoolAbilities, probePool } from './pool-probe.js';
+import { VOLUME_ID, type VolumeManifest } from './records.js';
+import { loadPool, recoverPool, removeScratch } from './recovery.js';
+import { Snapshots } from './snapshots.js';
+import type { OnStep } from './steps.js';
 import { StorageError, storageErrorOf } from './storage-error.js';
 
-// pool/pool.json               who the pool is
-// pool/lock                    held while a data plane uses it
-// pool/volumes/vol-….json      manifest: the volume's layers, head first
-// pool/layers/lay-….img        sparse file; offset in the layer = offset in the volume
-//
-// A layer exists before a manifest names it and until none does any more; so what a crash leaves behind is a layer
-// that nobody names, which the next open removes.
-
-const POOL_FILE = 'pool.json';
-const POOL_ID = /^pool-[0-9a-f]{16}$/;
-const POOL_VERSION = 1;
-const BLOCK_BYTES = 4096;
 const DEFAULT_OVERCOMMIT_RATIO = 10;
-const STAT_BLOCK_BYTES = 512;
 
 export interface VolumeRecord {
   id: string;
@@ -34,6 +29,10 @@ export interface VolumeStoreOptions {
   directory: string;
   /** How many bytes may be promised for each byte of the file system. */
   overcommitRatio?: number;
+  /** The file system; another one only in tests. */
+  disk?: Disk;
+  /** Called at each step of each verb. */
+  onStep?: OnStep;
 }
 
 /** Bytes of a pool: of its file system in all, free there, and promised to volumes. */
@@ -45,62 +44,66 @@ export interface PoolCapacity {
 
 /** The volumes of one pool directory. Verbs on one volume run one after the other. Every failure is a StorageError. */
 export class VolumeStore {
-  private readonly volumes = new Map<string, Manifest>();
-  private readonly broken = new Map<string, StorageError>();
-  private readonly tails = new Map<string, Promise<unknown>>();
-  private promisedBytes = 0;
-  private closed = false;
+  readonly snapshots: Snapshots;
+  readonly clones: Clones;
 
   private constructor(
-    private readonly directory: string,
-    readonly poolId: string,
-    private readonly overcommitRatio: number,
+    private readonly pool: Pool,
     private readonly unlock: () => void,
-  ) {}
+  ) {
+    this.snapshots = new Snapshots(pool);
+    this.clones = new Clones(pool, this.snapshots);
+  }
 
   /**
-   * Opens a pool; makes the directory when it is not there.
+   * Opens a pool; makes the directory when it is not there. What a crash interrupted is finished or forgotten.
    *
    * Rejects when it is not writable, locked by another data plane, or on a file system that fails the probe; a new pool
    * also when it is full. A volume whose manifest is not understood does not keep the others from being served: `find`
    * throws for it alone.
    */
   static async open(options: VolumeStoreOptions): Promise<VolumeStore> {
-    const directory = resolve(options.directory);
+    const paths = new PoolPaths(resolve(options.directory));
+    const { directory } = paths;
     try {
-      await makeDirectory(join(directory, 'volumes'));
-      await makeDirectory(join(directory, 'layers'));
+      for (const path of [paths.volumes, paths.snapshots, paths.layers]) await makeDirectory(path);
     } catch (error) {
       throw storageErrorOf('open pool', directory, error);
     }
-    const unlock = lockPool(join(directory, 'lock'));
+    const unlock = lockPool(paths.lock);
     try {
-      await removeScratch(directory);
-      await probe(directory);
-      const poolId = await readPoolId(join(directory, POOL_FILE));
-      const ratio = options.overcommitRatio ?? DEFAULT_OVERCOMMIT_RATIO;
-      const store = new VolumeStore(directory, poolId, ratio, unlock);
-      await store.load();
-      return store;
+      const disk = options.disk ?? systemDisk;
+      await removeScratch({ disk, paths });
+      const { poolId, abilities } = await openPoolFile(paths.pool, await probe(paths), disk);
+      const pool = new Pool({
+        paths,
+        poolId,
+        disk,
+        overcommitRatio: options.overcommitRatio ?? DEFAULT_OVERCOMMIT_RATIO,
+        zeroMapOffsetBytes: abilities.zeroMapOffsetBytes,
+        onStep: options.onStep,
+      });
+      await loadPool(pool);
+      await recoverPool(pool);
+      return new VolumeStore(pool, unlock);
     } catch (error) {
       unlock();
       throw storageErrorOf('open pool', directory, error);
     }
   }
 
+  get poolId(): string {
+    return this.pool.poolId;
+  }
+
   /** Makes a volume that reads as zeroes. The same request again changes nothing; another size is refused. */
   create(request: { volumeId: string; sizeBytes: number }): Promise<VolumeRecord> {
     const { volumeId, sizeBytes } = request;
-    if (
-      !VOLUME_ID.test(volumeId) ||
-      !Number.isSafeInteger(sizeBytes) ||
-      sizeBytes <= 0 ||
-      sizeBytes % BLOCK_BYTES
-    ) {
+    if (!isVolumeSize(sizeBytes) || !VOLUME_ID.test(volumeId)) {
       const reason = `volume ${volumeId} of ${sizeBytes} bytes`;
       return Promise.reject(new StorageError('invalid-argument', { op: 'create volume', reason }));
     }
-    return this.inTurn(volumeId, async () => {
+    return this.pool.verb([volumeId], async () => {
       const found = this.find(volumeId);
       if (found && found.sizeBytes !== sizeBytes) {
         const reason = `${volumeId} exists with ${found.sizeBytes} bytes, asked for were ${sizeBytes}`;
@@ -112,216 +115,174 @@ export class VolumeStore {
 
   /** Throws `manifest-corrupt` for a volume that is there but not understood. */
   find(volumeId: string): VolumeRecord | undefined {
-    const error = this.broken.get(volumeId);
-    if (error) throw error;
-    const manifest = this.volumes.get(volumeId);
-    return manifest && recordOf(manifest);
+    const volume = this.pool.findVolume(volumeId);
+    return volume && recordOf(volume);
   }
 
   list(): VolumeRecord[] {
-    return [...this.volumes.values()].map(recordOf);
+    return [...this.pool.graph.volumes.values()].map(recordOf);
   }
 
   /** Volumes that are there but not understood, each with the reason. */
   listBroken(): { id: string; reason: string }[] {
-    return [...this.broken].map(([id, error]) => ({ id, reason: error.message }));
+    return [...this.pool.broken].flatMap(([id, { message }]) =>
+      VOLUME_ID.test(id) ? [{ id, reason: message }] : [],
+    );
   }
 
-  /** Removes a volume and its bytes; one that is not there is no error. */
+  /**
+   * Removes a volume and the bytes that only it has; one that is not there is no error. Snapshots and clones of it stay.
+   *
+   * Rejects with `volume-in-use` while it is attached.
+   */
   delete(volumeId: string): Promise<void> {
-    return this.inTurn(volumeId, async () => {
+    return this.pool.verb([volumeId], async () => {
       if (!this.find(volumeId)) return;
-      const manifest = this.volumes.get(volumeId)!;
-      const path = this.manifestPath(volumeId);
-      try {
-        await rm(path, { force: true });
-        await syncDirectory(join(this.directory, 'volumes'));
-      } catch (error) {
-        throw storageErrorOf('delete volume', path, error);
+      if (this.pool.live.has(volumeId)) {
+        throw new StorageError('volume-in-use', { op: 'delete volume', reason: `${volumeId} is attached` });
       }
-      this.volumes.delete(volumeId);
-      this.promisedBytes -= manifest.sizeBytes;
-      for (const layer of manifest.layers) await this.removeLayer(layer);
+      await this.pool.removeVolume(volumeId);
+      await this.pool.step('delete.volume-removed');
+      await this.pool.collect();
+    });
+  }
+
+  /** Makes a volume larger; the new blocks read as zeroes. The same size again changes nothing; less is refused. */
+  grow(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {
+    return this.pool.verb([volumeId], async () => {
+      const volume = this.pool.volume(volumeId);
+      const op = 'grow volume';
+      if (!isVolumeSize(sizeBytes) || sizeBytes < volume.sizeBytes) {
+        const reason = `${volumeId} has ${volume.sizeBytes} bytes, asked for were ${sizeBytes}; it never shrinks`;
+        throw new StorageError('invalid-argument', { op, reason });
+      }
+      if (sizeBytes === volume.sizeBytes) return recordOf(volume);
+      return this.pool.promising(op, sizeBytes - volume.sizeBytes, async () => {
+        const grown = { ...volume, sizeBytes };
+        await this.growHead(volume.headLayer, sizeBytes);
+        await this.pool.writeVolume(grown);
+        await this.pool.step('grow.volume-written');
+        return recordOf(grown);
+      });
     });
   }
 
   /** Path of the head layer: the file that a guest reads and writes. */
   filePath(volumeId: string): string {
-    this.find(volumeId);
-    const [head] = this.volumes.get(volumeId)?.layers ?? [];
-    if (head === undefined) {
-      throw new StorageError('volume-not-found', {
-        op: 'find volume',
-        reason: `no volume ${volumeId} in this pool`,
-      });
-    }
-    return this.layerPath(head);
+    const { headLayer } = this.pool.volume(volumeId);
+    return this.pool.paths.layerFile(this.pool.graph.layer(headLayer).file);
   }
 
-  /** Bytes that the volume really takes on the file system. */
+  /** What the volume is read from. Throws `volume-not-found`, or `manifest-corrupt`. */
+  chain(volumeId: string): VolumeChain {
+    return this.pool.chainOf(this.pool.volume(volumeId));
+  }
+
+  /**
+   * Says that a volume is served from now on, and tells its chain; until `detach`, what changes in its chain is told to
+   * `live`. Waits for verbs on the volume, and for a fold of its head. Rejects with `volume-in-use` when it is attached.
+   */
+  attach(volumeId: string, live: LiveVolume): Promise<VolumeChain> {
+    return this.pool.verb([volumeId], async () => {
+      const volume = this.pool.volume(volumeId);
+      if (this.pool.live.has(volumeId)) {
+        throw new StorageError('volume-in-use', { op: 'attach volume', reason: `${volumeId} is attached` });
+      }
+      this.pool.live.set(volumeId, live);
+      await this.pool.withLayer(volume.headLayer, async () => {});
+      return this.pool.chainOf(this.pool.volume(volumeId));
+    });
+  }
+
+  /** The volume is served no longer; everything written to it is in its files, flushed or not. */
+  async detach(volumeId: string): Promise<void> {
+    this.pool.live.delete(volumeId);
+  }
+
+  /** Bytes that the volume's head really takes on the file system. */
   async allocatedBytes(volumeId: string): Promise<number> {
     const path = this.filePath(volumeId);
     try {
-      return (await stat(path)).blocks * STAT_BLOCK_BYTES;
+      return (await this.pool.disk.stat(path))?.allocatedBytes ?? 0;
     } catch (error) {
       throw storageErrorOf('measure volume', path, error);
     }
   }
 
   async capacity(): Promise<PoolCapacity> {
+    const { directory } = this.pool.paths;
     try {
-      const { blocks, bavail, bsize } = await statfs(this.directory);
-      return { totalBytes: blocks * bsize, freeBytes: bavail * bsize, provisionedBytes: this.promisedBytes };
+      const { blocks, bavail, bsize } = await statfs(directory);
+      return {
+        totalBytes: blocks * bsize,
+        freeBytes: bavail * bsize,
+        provisionedBytes: this.pool.promisedBytes,
+      };
     } catch (error) {
-      throw storageErrorOf('measure pool', this.directory, error);
+      throw storageErrorOf('measure pool', directory, error);
     }
   }
 
   /** Waits for verbs that run, then gives the lock back. No verb that changes anything may follow. */
   async close(): Promise<void> {
-    if (this.closed) return;
-    this.closed = true;
-    await Promise.allSettled(this.tails.values());
+    if (this.pool.closed) return;
+    this.pool.closed = true;
+    await this.pool.turns.settled();
     this.unlock();
   }
 
-  private async make(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {
-    // Promised before the first await, so that two volumes at once cannot both take what is left.
-    this.promisedBytes += sizeBytes;
-    try {
-      const { totalBytes, provisionedBytes } = await this.capacity();
-      if (provisionedBytes > totalBytes * this.overcommitRatio) {
-        throw new StorageError('pool-full', {
-          op: 'create volume',
-          path: this.directory,
-          reason: `${provisionedBytes} bytes would be promised, ${totalBytes} × ${this.overcommitRatio} may be`,
-          remedy: 'Delete volumes, add space, or raise the over-commit ratio',
-        });
-      }
-      const layer = `lay-${randomBytes(8).toString('hex')}`;
-      await this.makeLayer(layer, sizeBytes);
-      const manifest = { volumeId, sizeBytes, createdAt: new Date().toISOString(), layers: [layer] };
+  private make(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {
+    return this.pool.promising('create volume', sizeBytes, async () => {
+      const { layer, unpin } = await this.pool.makeLayer(sizeBytes, null);
+      const volume = { id: volumeId, headLayer: layer.id, sizeBytes, createdAt: layer.createdAt };
       try {
-        await writeManifest(this.manifestPath(volumeId), manifest);
+        await this.pool.step('create.layer-made');
+        await this.pool.writeVolume(volume);
       } catch (error) {
-        await this.unmake(volumeId, layer);
+        // The manifest may be in place although it is not known to be durable.
+        await this.pool.disk.remove(this.pool.paths.volume(volumeId));
+        unpin();
+        await this.pool.collect();
         throw error;
       }
-      this.volumes.set(volumeId, manifest);
-      return recordOf(manifest);
-    } catch (error) {
-      this.promisedBytes -= sizeBytes;
-      throw error;
-    }
+      unpin();
+      await this.pool.step('create.volume-written');
+      return recordOf(volume);
+    });
   }
 
-  /** Takes back what may be there of a volume: the manifest may be in place although it is not known to be durable. */
-  private async unmake(volumeId: string, layer: string): Promise<void> {
-    const path = this.manifestPath(volumeId);
-    try {
-      await rm(path, { force: true });
-    } catch (error) {
-      throw storageErrorOf('delete volume', path, error);
-    }
-    await this.removeLayer(layer);
-  }
-
-  private async makeLayer(layer: string, sizeBytes: number): Promise<void> {
-    const path = this.layerPath(layer);
-    try {
-      const file = await open(path, 'wx', 0o600);
+  /** The file first, then the layer, then the volume: at any time the larger holds the smaller. */
+  private growHead(layerId: string, sizeBytes: number): Promise<void> {
+    return this.pool.withLayer(layerId, async () => {
+      const { graph, disk, paths } = this.pool;
+      const layer = graph.layer(layerId);
+      if (layer.sizeBytes >= sizeBytes) return;
+      if (layer.zeroMapOffsetBytes !== null && sizeBytes > layer.zeroMapOffsetBytes) {
+        const reason = `this file system takes layers of ${layer.zeroMapOffsetBytes} bytes at most`;
+        throw new StorageError('invalid-argument', { op: 'grow volume', reason });
+      }
+      const file = await disk.open(paths.layerFile(layer.file), 'r+');
       try {
-        await file.truncate(sizeBytes);
+        // It is longer already when it has a zero map.
+        const found = await disk.stat(paths.layerFile(layer.file));
+        if (!found || found.sizeBytes < sizeBytes) await file.truncate(sizeBytes);
         await file.sync();
       } finally {
         await file.close();
       }
-      await syncDirectory(join(this.directory, 'layers'));
-    } catch (error) {
-      await rm(path, { force: true });
-      throw storageErrorOf('create layer', path, error);
-    }
-  }
-
-  private async removeLayer(layer: string): Promise<void> {
-    const path = this.layerPath(layer);
-    try {
-      await rm(path, { force: true });
-    } catch (error) {
-      throw storageErrorOf('remove layer', path, error);
-    }
-  }
-
-  private async load(): Promise<void> {
-    for (const name of await readdir(join(this.directory, 'volumes'))) {
-      const volumeId = name.replace(/\.json$/, '');
-      if (!name.endsWith('.json') || !VOLUME_ID.test(volumeId)) continue;
-      try {
-        const manifest = await readManifest(this.manifestPath(volumeId), volumeId);
-        await this.checkLayers(manifest);
-        this.volumes.set(volumeId, manifest);
-        this.promisedBytes += manifest.sizeBytes;
-      } catch (error) {
-        if (!(error instanceof StorageError)) throw error;
-        this.broken.set(volumeId, error);
-      }
-    }
-    // While a manifest is not understood, no layer can be called nobody's.
-    if (this.broken.size === 0) await this.removeOrphans();
-  }
-
-  private async checkLayers(manifest: Manifest): Promise<void> {
-    for (const layer of manifest.layers) {
-      const path = this.layerPath(layer);
-      const size = await stat(path).then(
-        (file) => file.size,
-        (error: NodeJS.ErrnoException) => {
-          if (error.code === 'ENOENT') return undefined;
-          throw storageErrorOf('check layer', path, error);
-        },
-      );
-      if (size === manifest.sizeBytes) continue;
-      const reason =
-        size === undefined ? 'the layer is missing' : `it has ${size} bytes, not ${manifest.sizeBytes}`;
-      const remedy = 'Put back the layer from a backup';
-      throw new StorageError('manifest-corrupt', { op: 'check layer', path, reason, remedy });
-    }
-  }
-
-  private async removeOrphans(): Promise<void> {
-    const named = new Set([...this.volumes.values()].flatMap((manifest) => manifest.layers));
-    for (const name of await readdir(join(this.directory, 'layers'))) {
-      const layer = name.replace(/\.img$/, '');
-      if (name.endsWith('.img') && LAYER_ID.test(layer) && !named.has(layer)) await this.removeLayer(layer);
-    }
-  }
-
-  private inTurn<T>(volumeId: string, work: () => Promise<T>): Promise<T> {
-    if (this.closed) {
-      const reason = 'the pool was closed';
-      return Promise.reject(new StorageError('io', { op: 'use pool', path: this.directory, reason }));
-    }
-    const before = this.tails.get(volumeId) ?? Promise.resolve();
-    const result = before.then(work, work);
-    this.tails.set(volumeId, result);
-    const forget = (): void => {
-      if (this.tails.get(volumeId) === result) this.tails.delete(volumeId);
-    };
-    result.then(forget, forget);
-    return result;
-  }
-
-  private manifestPath(volumeId: string): string {
-    return join(this.directory, 'volumes', `${volumeId}.json`);
-  }
-
-  private layerPath(layer: string): string {
-    return join(this.directory, 'layers', `${layer}.img`);
+      await this.pool.step('grow.file-grown');
+      await this.pool.writeLayer({ ...layer, sizeBytes });
+      await this.pool.step('grow.layer-written');
+    });
   }
 }
 
-const recordOf = ({ volumeId, sizeBytes, createdAt }: Manifest): VolumeRecord => ({
-  id: volumeId,
+/** Can a volume have this size? */
+export const isVolumeSize = (sizeBytes: number): boolean =>
+  Number.isSafeInteger(sizeBytes) && sizeBytes > 0 && sizeBytes % BLOCK_BYTES === 0;
+
+const recordOf = ({ id, sizeBytes, createdAt }: VolumeManifest): VolumeRecord => ({
+  id,
   sizeBytes,
   createdAt,
 });
@@ -330,12 +291,13 @@ const recordOf = ({ volumeId, sizeBytes, createdAt }: Manifest): VolumeRecord =>
  * Probes a pool's file system. One that is full fails the probe, but a pool that is known passed it when it was new, and
  * must open all the same: its guests go on, and deleting a volume is what makes room.
  */
-const probe = async (directory: string): Promise<void> => {
+const probe = async ({ directory, pool }: PoolPaths): Promise<PoolAbilities | undefined> => {
   try {
-    await probePool(directory);
+    return await probePool(directory);
   } catch (error) {
     const full = error instanceof StorageError && error.kind === 'pool-full';
-    if (!full || !existsSync(join(directory, POOL_FILE))) throw error;
+    if (!full || !existsSync(pool)) throw error;
+    return undefined;
   }
 };
 
@@ -350,42 +312,4 @@ const makeDirectory = async (path: string): Promise<void> => {
     await makeDirectory(dirname(path));
     await makeDirectory(path);
   }
-};
-
-/** Removes what atomic writes and probes left unfinished when a process died. */
-const removeScratch = async (directory: string): Promise<void> => {
-  for (const folder of [directory, join(directory, 'volumes')]) {
-    for (const name of await readdir(folder)) {
-      if (name.includes(SCRATCH_MARK)) await rm(join(folder, name), { force: true });
-    }
-  }
-};
-
-/** The pool's id, made and written down when the pool is new. */
-const readPoolId = async (path: string): Promise<string> => {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    const poolId = `pool-${randomBytes(8).toString('hex')}`;
-    await writeFileAtomic(path, `${JSON.stringify({ version: POOL_VERSION, poolId })}\n`);
-    return poolId;
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    value = undefined;
-  }
-  const { version, poolId } = (value ?? {}) as Record<string, unknown>;
-  if (version !== POOL_VERSION || typeof poolId !== 'string' || !POOL_ID.test(poolId)) {
-    throw new StorageError('manifest-corrupt', {
-      op: 'open pool',
-      path,
-      reason: 'it is not what this version writes',
-      remedy: 'Put back the file from a backup, or give an empty directory',
-    });
-  }
-  return poolId;
 };
