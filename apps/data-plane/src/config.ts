@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
+import { defaultReactors, MAX_REACTORS } from '@cairn/block-export';
 import { EnvironmentReader } from '@cairn/domain';
 
 /** Everything the data plane is started with, checked. Directories are absolute. */
@@ -71,7 +72,7 @@ export function readConfig(
     stateDirectory: absolutePath(reader, 'CAIRN_STATE_DIR', 'what the node remembers across restarts'),
     overcommitRatio: reader.integer('CAIRN_OVERCOMMIT_RATIO', 10, { min: 1, max: 1000 }),
     cache: reader.oneOf('CAIRN_CACHE', ['writeback', 'direct'], 'writeback'),
-    reactors: reader.integer('CAIRN_REACTORS', 1, { min: 1, max: 64 }),
+    reactors: reader.integer('CAIRN_REACTORS', defaultReactors(), { min: 1, max: MAX_REACTORS }),
     log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),
     ...readHeartbeat(reader),
   };

@@ -1,4 +1,4 @@
-export { Reactors, type ReactorsOptions } from './reactors.js';
+export { defaultReactors, MAX_REACTORS, Reactors, type ReactorsOptions } from './reactors.js';
 export type { ExportSpec, ExportStatus } from './reactor-protocol.js';
 export type { RateBalance } from './rate-limiter.js';
 export { isLimited, NO_LIMITS, type RateLimits, rateLimitsOf } from './rate-limits.js';

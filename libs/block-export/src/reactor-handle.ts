@@ -41,6 +41,11 @@ export class ReactorHandle {
 
   private readonly worker: Worker;
 
+  /** Why it serves no more; undefined while it does. */
+  get death(): Error | undefined {
+    return this.dead;
+  }
+
   /** Resolves when the thread serves. */
   async started(): Promise<void> {
     await this.answerTo(0);

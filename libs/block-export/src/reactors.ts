@@ -1,4 +1,5 @@
 import { closeSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import { ExportArena } from './export-arena.js';
@@ -17,8 +18,14 @@ const INTERRUPT_EVERY_MS = 250;
 /** How often idle rate limits are told the time: far more often than its clock wraps. */
 const TICK_EVERY_MS = 60_000;
 
+/** Most threads that serve rings in one process. */
+export const MAX_REACTORS = 64;
+
+/** One thread per core that this process may run on. */
+export const defaultReactors = (): number => Math.min(MAX_REACTORS, availableParallelism());
+
 export interface ReactorsOptions {
-  /** Threads that serve the rings; default 1. */
+  /** Threads that serve the rings; default: one per core. */
   reactors?: number;
   /** How long a thread looks at busy rings, without sleeping, after the last request; 0 = never. */
   pollMicroseconds?: number;
@@ -55,14 +62,17 @@ export class Reactors {
     this.interrupts = setInterval(() => native.interruptSignals(), INTERRUPT_EVERY_MS).unref();
     this.ticks = setInterval(() => this.tick(), TICK_EVERY_MS).unref();
     this.failed = new Promise((resolve) => {
-      for (const handle of handles) void handle.died.then((error) => this.stopped ?? resolve(error));
+      for (const handle of handles)
+        void handle.died.then((error) => {
+          if (this.stopped === undefined) resolve(error);
+        });
     });
   }
 
-  /** Starts the threads. Rejects when the kernel has no (or too old an) io_uring. */
+  /** Starts the threads. Rejects when one cannot start (the kernel has no io_uring, say); then none is left. */
   static async start(options: ReactorsOptions = {}): Promise<Reactors> {
-    const count = options.reactors ?? 1;
-    const wakeFds = Array.from({ length: count }, () => check('eventfd', native.eventfd(EFD_NONBLOCK)));
+    const count = options.reactors ?? defaultReactors();
+    const wakeFds = makeEventfds(count);
     const placement = Placement.bufferFor(count);
     const ports = meshOf(count);
     const handles = wakeFds.map((wakeFd, reactor) => {
@@ -77,7 +87,12 @@ export class Reactors {
       return new ReactorHandle(worker, wakeFd);
     });
     const reactors = new Reactors(handles, wakeFds);
-    await Promise.all(handles.map((handle) => handle.started()));
+    try {
+      await Promise.all(handles.map((handle) => handle.started()));
+    } catch (error) {
+      await reactors.abandon();
+      throw error;
+    }
     return reactors;
   }
 
@@ -85,6 +100,7 @@ export class Reactors {
   async addExport(spec: ExportSpec): Promise<void> {
     // One that is on its way out serves nobody: the new one takes its place when it is gone.
     await this.removing.get(spec.id);
+    this.throwIfDead();
     if (this.exports.has(spec.id)) return this.adding.get(spec.id);
     const home = this.handles.reduce((best, handle) => (handle.exports < best.exports ? handle : best));
     const arena = ExportArena.make(this.handles.length);
@@ -124,6 +140,7 @@ export class Reactors {
 
   /** Announces a greater size to the guest; the file must have it already. */
   async resizeExport(id: string, sizeBytes: number): Promise<void> {
+    this.throwIfDead();
     const placed = this.exports.get(id);
     if (!placed) throw new Error(`there is no export ${id}`);
     await placed.home.ask({ kind: 'resize', id, sizeBytes });
@@ -148,21 +165,39 @@ export class Reactors {
       .flatMap((connection) => this.statusOf(connection));
   }
 
-  /** Removes every export, then ends the threads. Rejects after `drainTimeoutMs` with requests still in flight. */
+  /**
+   * Removes every export, then ends the threads. Rejects after `drainTimeoutMs` with requests still in flight, and once
+   * a thread has died; then the others are ended as they are.
+   */
   stop(options: { drainTimeoutMs?: number } = {}): Promise<void> {
     this.stopped ??= this.end(options);
     return this.stopped;
   }
 
   private async end(options: { drainTimeoutMs?: number }): Promise<void> {
-    const all = (kind: 'drain' | 'stop'): Promise<unknown> =>
-      Promise.all(this.handles.map((handle) => handle.ask({ kind })));
-    await withDeadline(all('drain'), options.drainTimeoutMs, 'draining all exports');
-    await all('stop');
+    const drained = Promise.all(this.handles.map((handle) => handle.ask({ kind: 'drain' })));
+    try {
+      await withDeadline(drained, options.drainTimeoutMs, 'draining all exports');
+    } catch (error) {
+      if (this.handles.some((handle) => handle.death)) await this.abandon();
+      throw error;
+    }
+    await this.abandon();
+  }
+
+  /** Ends the threads as they are. What is in flight is lost, as when the process is killed. */
+  private async abandon(): Promise<void> {
+    const stopped = this.handles.map((handle) => handle.ask({ kind: 'stop' }));
+    await Promise.allSettled(stopped); // a dead one has stopped, too
     await Promise.all(this.handles.map((handle) => handle.ended));
     clearInterval(this.interrupts);
     clearInterval(this.ticks);
     for (const fd of this.wakeFds) closeSync(fd);
+  }
+
+  /** A dead thread may hold a volume's rings although its home lives. */
+  private throwIfDead(): void {
+    for (const { death } of this.handles) if (death) throw death;
   }
 
   private statusOf({ disconnects, ...connection }: ConnectionStatus): ExportStatus[] {
@@ -202,6 +237,17 @@ export class Reactors {
     if (placed && this.exports.delete(id)) placed.home.exports -= 1;
   }
 }
+
+const makeEventfds = (count: number): number[] => {
+  const fds: number[] = [];
+  try {
+    while (fds.length < count) fds.push(check('eventfd', native.eventfd(EFD_NONBLOCK)));
+    return fds;
+  } catch (error) {
+    for (const fd of fds) closeSync(fd);
+    throw error;
+  }
+};
 
 /** A port from each reactor to each other one. */
 const meshOf = (count: number): (MessagePort | undefined)[][] => {

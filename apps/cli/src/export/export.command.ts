@@ -3,9 +3,11 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import {
   type CacheMode,
   ensureVolumeFile,
+  defaultReactors,
   type ExportSpec,
   isLimited,
   lockVolumeFile,
+  MAX_REACTORS,
   Reactors,
 } from '@cairn/block-export';
 import { CliError } from '../cli-error.js';
@@ -14,7 +16,6 @@ import { askControl, openControl } from './control-socket.js';
 import { type LimitOptions, limitsOf, withLimitOptions } from './limit.options.js';
 
 const MAX_QUEUES = 64;
-const MAX_REACTORS = 64;
 const SERIAL_BYTES = 20;
 const DRAIN_MS = 30_000;
 
@@ -25,7 +26,7 @@ interface ExportOptions extends LimitOptions {
   cache: CacheMode;
   control?: string;
   pollUs: number;
-  reactors?: number;
+  reactors: number;
 }
 
 /** What is served: a file, or bytes that nobody keeps. */
@@ -70,8 +71,11 @@ export function exportCommand(): Command {
       serials.push(text);
     })
     .option('--control <socket>', "listen here for 'cairn resize', 'cairn limit' and 'cairn top'")
-    .option('--reactors <number>', 'threads that serve the rings; default 1', (text) =>
-      queueNumber(text, 1, MAX_REACTORS),
+    .addOption(
+      new Option('--reactors <number>', 'threads that serve the rings')
+        .argParser((text) => queueNumber(text, 1, MAX_REACTORS))
+        .default(defaultReactors(), 'one per core')
+        .env('CAIRN_REACTORS'),
     )
     .option(
       '--poll-us <microseconds>',
@@ -139,7 +143,7 @@ const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Prom
   });
   const reactor = await Reactors.start({
     pollMicroseconds: options.pollUs,
-    ...(options.reactors !== undefined && { reactors: options.reactors }),
+    reactors: options.reactors,
   });
   let closeControl: (() => void) | undefined;
   try {
