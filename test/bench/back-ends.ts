@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { follow } from '../support/back-end.js';
-import { BACK_END_CORE, pinnedTo } from './pinning.js';
+import { pinnedTo } from './pinning.js';
 
 /** What a back-end serves: a file through or past the page cache, or bytes that nobody keeps. */
 export interface Medium {
@@ -36,10 +36,14 @@ const CAIRN = here('../../apps/cli/src/main.js');
 const BARE_LOOP = here('bare-loop');
 const READY_TIMEOUT_MS = 20_000;
 
-/** Our export; `nodeFlags` go before the program. */
-export const cairn = (name = 'cairn', nodeFlags: readonly string[] = []): Peer => ({
+/** Our export; `before` goes before Node.js on the command line, `nodeFlags` before the program. */
+export const cairn = (
+  name = 'cairn',
+  { before = [], nodeFlags = [] }: { before?: readonly string[]; nodeFlags?: readonly string[] } = {},
+): Peer => ({
   name,
   command: ({ file, direct, sizeBytes }, socket, queues) => [
+    ...before,
     process.execPath,
     ...nodeFlags,
     CAIRN,
@@ -53,6 +57,15 @@ export const cairn = (name = 'cairn', nodeFlags: readonly string[] = []): Peer =
     '1',
     '--cache',
     direct ? 'direct' : 'writeback',
+  ],
+});
+
+/** Our export with idle volumes beside the one that is measured. */
+export const cairnOf = (idle: readonly { file: string; socket: string }[]): Peer => ({
+  name: 'cairn',
+  command: (medium, socket, queues) => [
+    ...cairn().command(medium, socket, queues),
+    ...idle.flatMap((volume) => ['--file', volume.file, '--socket', volume.socket]),
   ],
 });
 
@@ -92,10 +105,10 @@ let sockets = 0;
 export const startPeer = async (
   peer: Peer,
   medium: Medium,
-  { directory, queues = 1 }: { directory: string; queues?: number },
+  { directory, queues = 1, core }: { directory: string; queues?: number; core: number },
 ): Promise<RunningBackEnd> => {
   const socket = join(directory, `${(sockets += 1)}.sock`);
-  const [program, ...args] = pinnedTo(BACK_END_CORE, peer.command(medium, socket, queues));
+  const [program, ...args] = pinnedTo(core, peer.command(medium, socket, queues));
   const child = spawn(program!, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));

@@ -17,10 +17,18 @@ export const MEDIUM_TITLES: Record<MediumName, string> = {
   null: 'null device',
 };
 
-const cell = (medium: MediumName, load: Partial<Load>): Cell => ({
+/** A cell; what is not said is the commonest. */
+export const cell = (medium: MediumName, load: Partial<Load>): Cell => ({
   medium,
   load: { rw: 'randread', blockBytes: 4096, depth: 32, queues: 1, driver: 'poll', ...load },
 });
+
+/** A load in words. */
+export const loadTitle = (load: Load): string => {
+  const size = `${load.blockBytes / 1024} KiB`;
+  const queues = load.queues === 1 ? '' : ` × ${load.queues} queues`;
+  return `${load.rw} ${size}, depth ${load.depth}${queues}${load.driver === 'sleep' ? ', sleeping' : ''}`;
+};
 
 const LARGE = 128 * 1024;
 const DEPTHS = [1, 32, 128];

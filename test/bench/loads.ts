@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Medium } from './back-ends.js';
 import type { LoadResult, LoadSpec } from './load/load-run.js';
-import { BACK_END_CORE, LOAD_CORE, pinnedTo } from './pinning.js';
+import { pinnedTo } from './pinning.js';
 import { cpuMicros } from './process-cpu.js';
 
 const LOAD_PROCESS = fileURLToPath(new URL('load/load-process.js', import.meta.url));
@@ -17,8 +17,8 @@ export type Load = Pick<LoadSpec, 'rw' | 'blockBytes' | 'depth' | 'queues' | 'dr
 export type Figures = Pick<LoadResult, 'iops' | 'cpuMicrosPerIo' | 'p50Micros' | 'p99Micros'>;
 
 /** Runs the load generator in a process of its own, pinned to its core. */
-export const runLoad = async (spec: LoadSpec): Promise<LoadResult> => {
-  const command = pinnedTo(LOAD_CORE, [process.execPath, LOAD_PROCESS, JSON.stringify(spec)]);
+export const runLoad = async (spec: LoadSpec, core: number): Promise<LoadResult> => {
+  const command = pinnedTo(core, [process.execPath, LOAD_PROCESS, JSON.stringify(spec)]);
   const timeout = (spec.rampSeconds + spec.seconds) * 1000 + GRACE_MS;
   const { stdout } = await promisify(execFile)(command[0]!, command.slice(1), { timeout });
   return JSON.parse(stdout) as LoadResult;
@@ -32,10 +32,10 @@ export const runLoad = async (spec: LoadSpec): Promise<LoadResult> => {
 export const runFio = async (
   load: Load,
   medium: Medium & { file: string },
-  { rampSeconds, seconds }: { rampSeconds: number; seconds: number },
+  { rampSeconds, seconds, core }: { rampSeconds: number; seconds: number; core: number },
 ): Promise<Figures> => {
   const depth = load.depth * load.queues;
-  const [program, ...args] = pinnedTo(BACK_END_CORE, [
+  const [program, ...args] = pinnedTo(core, [
     'fio',
     '--name=bare',
     '--thread',

@@ -1,6 +1,7 @@
 import { type Medium, type Peer, type RunningBackEnd, startPeer } from './back-ends.js';
 import type { Cell, MediumName } from './cells.js';
 import { type Figures, runFio, runLoad } from './loads.js';
+import type { Cores } from './pinning.js';
 import type { Volumes } from './volumes.js';
 
 /** How long and how often. */
@@ -8,6 +9,14 @@ export interface Pace {
   rounds: number;
   rampSeconds: number;
   seconds: number;
+}
+
+/** What every measurement needs. */
+export interface BenchContext {
+  volumes: Volumes;
+  pace: Pace;
+  cores: Cores;
+  onProgress: (text: string) => void;
 }
 
 /** The figures of one cell, by the name of who was measured; each a median of all rounds. */
@@ -27,18 +36,22 @@ export const FIO = 'fio, bare file';
 export const runMatrix = async (
   cells: readonly Cell[],
   peers: readonly Peer[],
-  options: { volumes: Volumes; pace: Pace; fio: boolean; onProgress: (text: string) => void },
+  options: BenchContext & { fio: boolean },
 ): Promise<CellResult[]> => {
   const results: CellResult[] = [];
   const media = [...new Set(cells.map(({ medium }) => medium))];
   for (const name of media) {
     const mine = cells.filter(({ medium }) => medium === name);
     const medium = options.volumes.get(name);
+    const directory = options.volumes.sockets;
     const queues = Math.max(...mine.map(({ load }) => load.queues));
     const running: [Peer, RunningBackEnd][] = [];
     try {
       for (const peer of peers) {
-        running.push([peer, await startPeer(peer, medium, { directory: options.volumes.sockets, queues })]);
+        running.push([
+          peer,
+          await startPeer(peer, medium, { directory, queues, core: options.cores.backEnd }),
+        ]);
       }
       for (const cell of mine) results.push(await measureCell(cell, medium, running, options));
     } finally {
@@ -52,7 +65,7 @@ const measureCell = async (
   cell: Cell,
   medium: Medium,
   running: readonly [Peer, RunningBackEnd][],
-  { pace, fio, onProgress }: { pace: Pace; fio: boolean; onProgress: (text: string) => void },
+  { pace, cores, fio, onProgress }: BenchContext & { fio: boolean },
 ): Promise<CellResult> => {
   const { rampSeconds, seconds } = pace;
   const runs = new Map<string, Figures[]>();
@@ -62,10 +75,14 @@ const measureCell = async (
   for (let round = 0; round < pace.rounds; round += 1) {
     for (const [peer, { pid, socket }] of running) {
       if (cell.load.queues > 1 && peer.oneQueue) continue;
-      add(peer.name, await runLoad({ ...cell.load, socket, backEndPid: pid, rampSeconds, seconds }));
+      add(
+        peer.name,
+        await runLoad({ ...cell.load, socket, backEndPid: pid, rampSeconds, seconds }, cores.load),
+      );
     }
     const { file } = medium;
-    if (fio && file !== undefined) add(FIO, await runFio(cell.load, { ...medium, file }, pace));
+    if (fio && file !== undefined)
+      add(FIO, await runFio(cell.load, { ...medium, file }, { ...pace, core: cores.backEnd }));
   }
   const figures = new Map([...runs].map(([name, all]) => [name, medianOf(all)]));
   onProgress(progressOf(cell, figures));

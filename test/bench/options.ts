@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import type { Wanted } from './cells.js';
 
 /** What can be measured. */
-export const SUBJECTS = ['matrix'] as const;
+export const SUBJECTS = ['matrix', 'idle', 'scavenges', 'metrics'] as const;
 export type Subject = (typeof SUBJECTS)[number];
 
 /** Everything the command line says. */
@@ -17,6 +17,7 @@ export interface BenchOptions {
   seconds: number;
   sizeBytes: number;
   directory: string;
+  exports: number;
 }
 
 /** Names of `--peers`. */
@@ -24,11 +25,14 @@ export const PEERS = ['cairn', 'qsd', 'bare-loop', 'fio'];
 
 export const benchHelp = `Usage: npm run bench [-- <subject> [options]]
 
-Measures Cairn's vhost-user-blk back-end on this machine, in alternating runs: the back-end on core 0, the load on
-core 1. Prints Markdown. Only ratios of one run mean anything; see docs/benchmarks.md.
+Measures Cairn's vhost-user-blk back-end on this machine, in alternating runs: the back-end on one core, the load on
+another. Prints Markdown. Only ratios of one run mean anything; see docs/benchmarks.md.
 
 Subjects:
   matrix       (default) cairn export against qemu-storage-daemon, a bare loop in C, and fio on the bare file
+  idle         many idle volumes in one process: memory, attach time, CPU, and one busy volume among them
+  scavenges    garbage collections of the back-end under a steady load
+  metrics      what counting and timing each request costs
 
 Options of matrix; a list is separated by commas:
   --full             every cell (about an hour), not only those that the project promises something about
@@ -46,6 +50,7 @@ Options of all subjects:
   --ramp <s>         time before it that does not count (0.5)
   --size <MiB>       size of the volume (512)
   --directory <path> where the disk's files go (${tmpdir()})
+  --exports <n>      volumes of 'idle' (1000)
   --help
 
 Needs qemu-storage-daemon (Debian: qemu-system-common), fio, and a C compiler; installs what is missing.
@@ -69,6 +74,7 @@ export const parseOptions = (args: readonly string[]): BenchOptions | undefined 
       ramp: { type: 'string', default: '0.5' },
       size: { type: 'string', default: '512' },
       directory: { type: 'string', default: tmpdir() },
+      exports: { type: 'string', default: '1000' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -96,6 +102,7 @@ export const parseOptions = (args: readonly string[]): BenchOptions | undefined 
     rampSeconds: positive('ramp', values.ramp),
     sizeBytes: positive('size', values.size) * 2 ** 20,
     directory: values.directory,
+    exports: positive('exports', values.exports),
   };
 };
 

@@ -1,4 +1,4 @@
-import { type Cell, MEDIUM_TITLES } from './cells.js';
+import { loadTitle, MEDIUM_TITLES } from './cells.js';
 import type { Figures } from './loads.js';
 import type { CellResult } from './matrix.js';
 
@@ -18,7 +18,7 @@ const tableOf = (rows: readonly CellResult[], columns: readonly string[]): strin
   const [ours, theirs] = columns;
   const ratios = theirs === undefined ? [] : [`${ours} : ${theirs} (IOPS, CPU, p50)`];
   const lines = rows.map(({ cell, figures }) => [
-    loadTitle(cell),
+    loadTitle(cell.load),
     ...columns.map((name) => figuresText(figures.get(name))),
     ...(theirs === undefined ? [] : [ratioText(figures.get(ours!), figures.get(theirs))]),
   ]);
@@ -31,12 +31,6 @@ export const markdown = (rows: readonly (readonly string[])[]): string => {
   const [head = [], ...body] = rows;
   const rule = head.map((_, index) => (index === 0 ? '---' : '---:'));
   return [head, rule, ...body].map(line).join('');
-};
-
-const loadTitle = ({ load }: Cell): string => {
-  const size = `${load.blockBytes / 1024} KiB`;
-  const queues = load.queues === 1 ? '' : ` × ${load.queues} queues`;
-  return `${load.rw} ${size}, depth ${load.depth}${queues}${load.driver === 'sleep' ? ', sleeping' : ''}`;
 };
 
 const figuresText = (figures: Figures | undefined): string => {

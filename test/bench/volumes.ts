@@ -24,17 +24,17 @@ export class Volumes {
   get(name: MediumName): Medium {
     const known = this.made.get(name);
     if (known) return known;
-    const { sizeBytes } = this;
-    const medium: Medium =
-      name === 'null'
-        ? { sizeBytes }
-        : {
-            file: this.makeFile(name === 'tmpfs' ? '/dev/shm' : this.directory),
-            direct: name === 'direct',
-            sizeBytes,
-          };
+    const medium = this.make(name);
     this.made.set(name, medium);
     return medium;
+  }
+
+  /** The same, but with a file that nobody else has. */
+  make(name: MediumName): Medium {
+    const { sizeBytes } = this;
+    if (name === 'null') return { sizeBytes };
+    const file = this.makeFile(name === 'tmpfs' ? '/dev/shm' : this.directory);
+    return { file, direct: name === 'direct', sizeBytes };
   }
 
   remove(): void {

@@ -212,7 +212,7 @@ export class ReactorLoop implements ShardHost {
     // Starved rings stay active: their drivers have kicked already and will not do so again.
     if (starved) return true;
     for (let index = 0; index < active.length; index += 1) active[index]!.active = false;
-    active.length = 0;
+    empty(active);
     for (const ring of this.unkicked) this.activate(ring);
     return true;
   }
@@ -252,7 +252,7 @@ export class ReactorLoop implements ShardHost {
       this.publish(ring);
       ring.shard.metrics.observe(HISTOGRAM.complete, (this.now - ring.dirtyAt) | 0);
     }
-    dirty.length = 0;
+    empty(dirty);
   }
 
   private publish(ring: BlkRing): void {
@@ -314,4 +314,9 @@ export class ReactorLoop implements ShardHost {
 const dropFrom = (list: BlkRing[], ring: BlkRing): void => {
   const index = list.indexOf(ring);
   if (index >= 0) list.splice(index, 1);
+};
+
+/** Takes everything out and keeps the room: after `length = 0` the next push would allocate it anew, in every round. */
+const empty = (list: BlkRing[]): void => {
+  while (list.length > 0) list.pop();
 };
