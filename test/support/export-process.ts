@@ -1,7 +1,9 @@
 import { execFile, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import type { ExportStatus } from '@cairn/block-export';
 import { follow, type BackEnd, type BackEndOptions } from './back-end.js';
 
 const PROGRAM = fileURLToPath(new URL('../../dist/apps/cli/src/main.js', import.meta.url));
@@ -10,12 +12,12 @@ const READY_TIMEOUT_MS = 20_000;
 /**
  * Starts the built `cairn export` and resolves when it has printed `ready`.
  *
- * `args` go at the end of the command line. Throws with what it printed when it ends or stays silent instead.
+ * `args` go at the end of the command line; `limit` is a `ulimit` to live under. Throws with what it printed when it ends or stays silent instead.
  */
 export const startExport = async (
-  options: BackEndOptions & { args?: readonly string[] },
+  options: BackEndOptions & { args?: readonly string[]; limit?: string },
 ): Promise<BackEnd> => {
-  const { disks, numQueues, readOnly, cache, serial, args = [] } = options;
+  const { disks, numQueues, readOnly, cache, serial, args = [], limit } = options;
   if (!existsSync(PROGRAM)) throw new Error(`${PROGRAM} does not exist: run \`npm run build\` first`);
   const commandLine = [PROGRAM, 'export'];
   for (const { file, socket } of disks) commandLine.push('--file', file, '--socket', socket);
@@ -24,7 +26,10 @@ export const startExport = async (
   if (cache) commandLine.push('--cache', cache);
   if (serial !== undefined) commandLine.push('--serial', serial);
 
-  const child = spawn(process.execPath, [...commandLine, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const program = [process.execPath, ...commandLine, ...args];
+  const [command, ...rest] =
+    limit === undefined ? program : ['sh', '-c', `${limit} && exec "$@"`, 'sh', ...program];
+  const child = spawn(command!, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
   const followed = follow(child);
   await new Promise<void>((resolve, reject) => {
     let printed = '';
@@ -52,3 +57,16 @@ export const resizeExport = async (control: string, sizeBytes: number, file: str
   const commandLine = [PROGRAM, 'resize', '--control', control, '--file', file, String(sizeBytes)];
   await promisify(execFile)(process.execPath, commandLine);
 };
+
+/** What a running `cairn export --control` tells of its only disk. */
+export const statusOf = (control: string): Promise<ExportStatus> =>
+  new Promise((resolve, reject) => {
+    let text = '';
+    const socket = createConnection(control, () => socket.write('{"verb":"status"}\n'));
+    socket.setEncoding('utf8').on('data', (part: string) => (text += part));
+    socket.on('error', reject);
+    socket.on('end', () => {
+      const { result } = JSON.parse(text) as { result: { exports: ExportStatus[] } };
+      resolve(result.exports[0]!);
+    });
+  });

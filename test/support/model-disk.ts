@@ -1,4 +1,4 @@
-import type { FakeBlkDisk, Framing } from '@cairn/vhost-user/testing';
+import type { FakeBlkDisk, Framing, ZeroRange } from '@cairn/vhost-user/testing';
 import type { Random } from './random.js';
 
 /** What a back-end may be asked, beyond the classic framing. */
@@ -9,6 +9,18 @@ export interface FramingChoices {
   mixed: boolean;
   /** Longest chain, in descriptors; virtio 1.2 §2.7.5.3.1 forbids more than the queue has entries. */
   maxPieces: number;
+}
+
+/** What to do how often, and what the disk holds at the beginning. */
+export interface ExerciseOptions extends FramingChoices {
+  requests: number;
+  depth: number;
+  model: Buffer;
+  maxBytes?: number;
+  /** Discard and zero ranges, too; what was discarded must read as zeroes. */
+  zeroing?: boolean;
+  /** Ask for the serial, too, and compare it. */
+  serial?: string;
 }
 
 interface Range {
@@ -46,8 +58,23 @@ const randomFraming = (
   return framing;
 };
 
+/** One to three ranges in order, sectors apart or adjacent, within `within`. */
+const randomRanges = (random: Random, within: Range): ZeroRange[] => {
+  const ranges: ZeroRange[] = [];
+  let at = within.start;
+  for (let count = 1 + random.below(3); count > 0 && at < within.end; count--) {
+    const left = (within.end - at) / SECTOR;
+    const skip = random.below(left);
+    const sectors = 1 + random.below(left - skip);
+    const offsetBytes = at + skip * SECTOR;
+    ranges.push({ offsetBytes, lengthBytes: sectors * SECTOR, unmap: random.chance(0.5) });
+    at = offsetBytes + sectors * SECTOR;
+  }
+  return ranges;
+};
+
 /**
- * Drives a disk with random reads, writes and flushes, many at a time, and compares every byte with a plain array.
+ * Drives a disk with random requests, many at a time, and compares every byte with a plain array.
  *
  * Requests in flight at the same time never overlap when one of them writes, so that the outcome is certain.
  * Returns the array: what the disk must hold.
@@ -55,9 +82,9 @@ const randomFraming = (
 export const exerciseAgainstModel = async (
   disk: FakeBlkDisk,
   random: Random,
-  options: FramingChoices & { requests: number; depth: number; model: Buffer; maxBytes?: number },
+  options: ExerciseOptions,
 ): Promise<Buffer> => {
-  const { model, requests, depth, maxBytes = 65_536 } = options;
+  const { model, requests, depth, maxBytes = 65_536, zeroing = false, serial } = options;
   const inFlight = new Map<Range, { writes: boolean; done: Promise<void> }>();
   const conflicting = (range: Range, writes: boolean) =>
     [...inFlight].find(([other, { writes: otherWrites }]) => {
@@ -70,20 +97,36 @@ export const exerciseAgainstModel = async (
       await disk.flush({ queue, framing: randomFraming(random, 16, 1, options) });
       continue;
     }
+    if (serial !== undefined && random.chance(0.03)) {
+      const got = await disk.getId();
+      if (got !== serial) throw new Error(`request ${i}: the serial is ${got}`);
+      continue;
+    }
     const sectors = 1 + random.below(random.chance(0.7) ? 16 : maxBytes / SECTOR);
     const start = random.below(model.length / SECTOR - sectors + 1) * SECTOR;
     const range = { start, end: start + sectors * SECTOR };
     const lengthBytes = sectors * SECTOR;
-    const writes = random.chance(0.5);
+    const zeroes = zeroing && random.chance(0.2);
+    const writes = zeroes || random.chance(0.5);
     for (let wait = conflicting(range, writes); wait; wait = conflicting(range, writes)) await wait;
     while (inFlight.size >= depth) await Promise.race([...inFlight.values()].map(({ done }) => done));
 
-    const bytes = writes ? random.bytes(lengthBytes) : undefined;
-    const framing = bytes
-      ? randomFraming(random, 16 + lengthBytes, 1, options)
-      : randomFraming(random, 16, lengthBytes + 1, options);
+    const bytes = writes && !zeroes ? random.bytes(lengthBytes) : undefined;
+    const ranges = zeroes ? randomRanges(random, range) : [];
+    const readable = 16 + (bytes ? lengthBytes : 16 * ranges.length);
+    const framing = randomFraming(random, readable, writes ? 1 : lengthBytes + 1, options);
+    const discard = random.chance(0.5);
     const work = async () => {
-      if (bytes) {
+      if (zeroes) {
+        for (const { offsetBytes, lengthBytes: size } of ranges)
+          model.fill(0, offsetBytes, offsetBytes + size);
+        if (discard)
+          await disk.discard(
+            ranges.map((one) => ({ ...one, unmap: false })),
+            { queue, framing },
+          );
+        else await disk.writeZeroes(ranges, { queue, framing });
+      } else if (bytes) {
         model.set(bytes, start);
         await disk.write(start, bytes, { queue, framing });
       } else {

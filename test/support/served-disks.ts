@@ -21,11 +21,13 @@ export const serveDisks = async (
   options: Omit<BackEndOptions, 'disks'> & {
     sizeBytes: number;
     count?: number;
+    /** Makes the files in a directory of its own below this one; default: the system's for temporary files. */
+    below?: string;
     prepare?: (file: string) => void;
   },
 ): Promise<ServedDisks> => {
-  const { sizeBytes, count = 1, prepare, ...rest } = options;
-  const directory = scratchDirectory();
+  const { sizeBytes, count = 1, below, prepare, ...rest } = options;
+  const directory = scratchDirectory(below);
   const disks = Array.from({ length: count }, (_, i) => ({
     file: join(directory.path, `disk-${i}.img`),
     socket: join(directory.path, `disk-${i}.sock`),
