@@ -30,6 +30,7 @@ export default defineConfig({
       slow('e2e', 3),
       slow('guest', 10),
       slow('crash', 5),
+      slow('store', 5),
       slow('fuzz', 5),
     ],
   },

@@ -38,7 +38,7 @@ export async function setUp({ guest = 'none', test = false } = {}) {
       await installNodePackages(root);
       await buildNative();
       await buildApps();
-      if (test) await ensureSystemPackages(['redis']);
+      if (test) await ensureSystemPackages(['redis', 'filesystems']);
       return guest === 'none' ? undefined : prepareGuest(guest);
     },
     { onWait: (pid) => say(`waiting for another set-up of this clone (process ${pid})`) },

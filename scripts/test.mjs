@@ -21,8 +21,8 @@ const checks = {
 };
 
 /** Vitest projects; all but the first have their tests in a directory of that name, and some may have none. */
-const suites = ['unit', 'integration', 'e2e', 'guest', 'crash', 'fuzz'];
-const optionalSuites = new Set(['crash', 'fuzz']);
+const suites = ['unit', 'integration', 'e2e', 'guest', 'crash', 'store', 'fuzz'];
+const optionalSuites = new Set(['crash', 'store', 'fuzz']);
 
 const wanted = process.argv.slice(2);
 const known = [...Object.keys(checks), ...suites];

@@ -36,6 +36,11 @@ export const needs = {
     packages: ['redis-server'],
     present: () => works('redis-server', ['--version']),
   },
+  filesystems: {
+    why: 'makes the file systems that the volume store is tried on',
+    packages: ['xfsprogs', 'e2fsprogs'],
+    present: () => works('mkfs.xfs', ['-V']) && works('mke2fs', ['-V']),
+  },
   'storage-daemon': {
     why: 'is the back-end that benchmarks compare with',
     packages: ['qemu-system-common'],

@@ -33,7 +33,8 @@ export interface LiveVolume {
   barrier(): Promise<void>;
   /**
    * The volume reads the same from this chain; until it is taken, the old one goes on to be right. It may have another
-   * head, empty, as after a snapshot that was given up: then it is gone over to as in a switch.
+   * head, empty, as after a snapshot that was given up: then it is gone over to as in a switch. Resolves when no file of
+   * the old chain will be opened any more: then those that are in neither are removed.
    */
-  chainChanged(chain: VolumeChain): void;
+  chainChanged(chain: VolumeChain): Promise<void>;
 }

@@ -7,6 +7,7 @@ export {
   type SwitchHeads,
   type VolumeChain,
 } from './chain.js';
+export { type CoalesceOptions, type CoalesceProgress, type CoalesceReport } from './coalescer.js';
 export { type Disk, type DiskFile, systemDisk } from './disk.js';
 export { CHUNK_BYTES, ExtentMap, type ExtentMapOptions } from './extent-map.js';
 export { ExtentRuns } from './extent-runs.js';

@@ -4,8 +4,9 @@
 //   zeroMapOffsetBytes + block number  zero map: one byte a block, 0 where nothing was said
 //
 // A block is in a layer when the file has data there (SEEK_DATA), or when its byte in the zero map is not 0: then it
-// reads as zeroes, whatever the parents hold. Data wins over the zero map, so a write never has to clear a byte, and a
-// discard sets the byte and punches the hole in any order: both are the same file's, and one fdatasync covers both.
+// reads as zeroes, whatever the parents hold. Data wins over the zero map, so a write never has to clear a byte. A discard
+// sets the byte and punches the hole; where the layer has data over a parent's, the byte is durable before the hole is
+// made, or a power cut could bring back what the parent holds. Both are in one file, so one fdatasync covers both.
 // A layer without a parent needs no zero map: its holes read as zeroes.
 
 /** The unit of the index: a block is in a layer whole or not at all. */

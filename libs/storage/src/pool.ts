@@ -39,8 +39,10 @@ export class Pool {
   readonly zeroMapOffsetBytes: number;
   /** Volumes, snapshots and layers that are there but not understood, by id. */
   readonly broken = new Map<string, StorageError>();
-  /** Attached volumes, by id. */
-  readonly live = new Map<string, LiveVolume>();
+  /** Attached volumes, by id, each with the layers that it may be writing to: two while a head is switched. */
+  readonly live = new Map<string, { volume: LiveVolume; writes: Set<string> }>();
+  /** Volumes whose head has been replaced by name, and not yet by those who serve it. */
+  readonly switching = new Set<string>();
   /** Layers that are being folded: nothing else may remove them. */
   readonly folding = new Set<string>();
   /** Layers without a manifest: what a full pool of the first version has until there is room. */
@@ -89,12 +91,10 @@ export class Pool {
     return this.wanted.has(id);
   }
 
-  /** Is the layer the head of an attached volume? */
-  isLive(id: string): boolean {
-    for (const volumeId of this.live.keys()) {
-      if (this.graph.volumes.get(volumeId)?.headLayer === id) return true;
-    }
-    return false;
+  /** Who may be writing to the layer; undefined when nobody does. */
+  writerOf(id: string): LiveVolume | undefined {
+    for (const { volume, writes } of this.live.values()) if (writes.has(id)) return volume;
+    return undefined;
   }
 
   // ---- what is there --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-import type { HeadSwitch, SwitchHeads } from './chain.js';
+import type { HeadSwitch, SwitchHeads, VolumeChain } from './chain.js';
 import type { Pool } from './pool.js';
 import { isGroupId, SNAPSHOT_ID, type SnapshotRecord, type VolumeManifest } from './records.js';
 import { StorageError, storageErrorOf } from './storage-error.js';
@@ -34,14 +34,17 @@ export interface PreparedSnapshots {
 
 /** Takes, finds and deletes snapshots. */
 export class Snapshots {
-  /** Volumes between steps 3 and 5. */
-  private readonly switching = new Set<string>();
-
   constructor(private readonly pool: Pool) {}
 
   /** Throws `manifest-corrupt` for one that is there but not understood. */
   find(snapshotId: string): SnapshotRecord | undefined {
     return this.pool.findSnapshot(snapshotId);
+  }
+
+  /** What a completed snapshot is read from; its head is never written. Throws `snapshot-not-found`. */
+  chain(snapshotId: string): VolumeChain {
+    const { id, sizeBytes, layer } = this.pool.completedSnapshot(snapshotId);
+    return { volumeId: id, sizeBytes, layers: this.pool.chainLayers(layer) };
   }
 
   list(): SnapshotRecord[] {
@@ -108,11 +111,13 @@ export class Snapshots {
       }
       for (const id of volumeIds) {
         this.pool.volume(id);
-        if (!this.switching.has(id)) continue;
+        if (!this.pool.switching.has(id)) continue;
         throw busy(op, id);
       }
-      for (const id of volumeIds) this.switching.add(id);
-      const releases: (() => void)[] = [() => volumeIds.forEach((id) => this.switching.delete(id))];
+      for (const id of volumeIds) this.pool.switching.add(id);
+      // A fold that is being finished is waited for; none is finished from now on.
+      await this.pool.turns.run(['fold-finish'], async () => {});
+      const releases: (() => void)[] = [() => volumeIds.forEach((id) => this.pool.switching.delete(id))];
       try {
         // One after the other: the head that is named last is the one that the switch finds.
         const made: { snapshot: SnapshotRecord; volume: VolumeManifest }[] = [];
@@ -171,6 +176,7 @@ export class Snapshots {
       releases.pop();
       throw error;
     }
+    pool.live.get(volume.id)?.writes.add(layer.id);
     await pool.step('snapshot.head-named');
     return { snapshot, volume };
   }
@@ -196,13 +202,19 @@ export class Snapshots {
         await this.forget(ids, releases);
         throw error;
       }
+      for (const { volume } of made) {
+        const live = pool.live.get(volume.id);
+        if (live) live.writes = new Set([volume.headLayer]);
+      }
       for (const release of releases.splice(0)) release();
       await pool.step('snapshot.completed');
       return completed;
     };
     const abort = async (): Promise<void> => {
       await this.forget(ids, releases);
-      for (const { volumeId, chain } of switches) pool.live.get(volumeId)?.chainChanged(chain);
+      await Promise.all(
+        switches.flatMap(({ volumeId, chain }) => pool.live.get(volumeId)?.volume.chainChanged(chain) ?? []),
+      );
     };
     return { switches, commit, abort };
   }

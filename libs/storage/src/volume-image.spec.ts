@@ -70,7 +70,7 @@ describe('a volume image', () => {
     const image = await VolumeImage.open(store.chain(A));
     const writes: Promise<void>[] = [];
     for (let i = 0; i < 100; i += 1) writes.push(image.writeAt(i * 4096, new Uint8Array(4096).fill(1)));
-    await store.attach(A, { barrier: () => image.barrier(), chainChanged: () => undefined });
+    await store.attach(A, { barrier: () => image.barrier(), chainChanged: (chain) => image.goOver(chain) });
     const taken = store.snapshots.take([{ snapshotId: snap(1), volumeId: A }], {
       switchHeads: async ([only]) => image.goOver(only!.chain),
     });

@@ -3,7 +3,8 @@ import type { ChainLayer, VolumeChain } from './chain.js';
 import { type Disk, type DiskFile, systemDisk } from './disk.js';
 import { CHUNK_BYTES, ExtentMap } from './extent-map.js';
 import { ExtentRuns } from './extent-runs.js';
-import { BLOCK_BYTES, type LayerFile, ZEROED, zeroMapPosition } from './layer-format.js';
+import { layerFileOf } from './layer-file.js';
+import { BLOCK_BYTES, ZEROED, zeroMapPosition } from './layer-format.js';
 import { RangeOrder } from './range-order.js';
 import { StorageError, storageErrorOf } from './storage-error.js';
 
@@ -11,7 +12,7 @@ import { StorageError, storageErrorOf } from './storage-error.js';
 //
 //   read      resolve → a run a layer: read that file, or fill with zeroes
 //   write     the head, whole blocks: what a write leaves of a block that the head has not is copied up with it
-//   discard   zero-map bytes where a layer below has data, then a hole
+//   discard   zero-map bytes where a layer below has data, durable before the head's own data there becomes a hole
 //   switch    nothing in flight, the old head durable, the new head on top
 //
 // The map is told of a change when it has completed, and forgets the range when it failed.
@@ -32,6 +33,7 @@ export class VolumeImage implements BlockBackend {
   private readonly reads = new RangeOrder();
   private gate: Promise<unknown> = Promise.resolve();
   private failed: StorageError | undefined;
+  private closed = false;
 
   private constructor(
     private chain: VolumeChain,
@@ -86,10 +88,11 @@ export class VolumeImage implements BlockBackend {
 
   /**
    * Goes over to a chain with a new, empty head, or to one that reads the same; the old head is durable then. Rejects
-   * when it could not be made so; then the image is failed.
+   * when it could not be made so; then the image is failed. One that is closed stays so.
    */
   goOver(chain: VolumeChain): Promise<void> {
     return this.alone(async () => {
+      if (this.closed) return;
       await this.syncHead();
       const isSame = (layer: ChainLayer, i: number): boolean => {
         const other = chain.layers[i];
@@ -121,6 +124,7 @@ export class VolumeImage implements BlockBackend {
 
   close(): Promise<void> {
     return this.alone(async () => {
+      this.closed = true;
       for (const file of this.files) await file.close();
     });
   }
@@ -180,21 +184,43 @@ export class VolumeImage implements BlockBackend {
 
   private async zeroBlocks(offsetBytes: number, lengthBytes: number): Promise<void> {
     const { zeroMapOffsetBytes } = this.chain.layers.at(-1)!;
-    if (zeroMapOffsetBytes !== undefined) {
-      const runs = new ExtentRuns(1024);
-      for (let done = 0; done < lengthBytes;) {
-        const count = this.map.resolveBelow(offsetBytes + done, lengthBytes - done, runs);
-        for (let i = 0; i < count; i += 1) {
-          if (runs.slots[i] !== 0) {
-            const bytes = new Uint8Array(runs.lengths[i]! / BLOCK_BYTES).fill(ZEROED);
-            await this.head.write(bytes, zeroMapPosition(zeroMapOffsetBytes, offsetBytes + done));
-          }
-          done += runs.lengths[i]!;
+    const said =
+      zeroMapOffsetBytes !== undefined &&
+      (await this.sayZeroes(offsetBytes, lengthBytes, zeroMapOffsetBytes));
+    if (this.headHas(offsetBytes, lengthBytes)) {
+      // A power cut may keep the hole and lose the zero map: then what the parent holds would come back.
+      if (said) await this.syncHead();
+      await this.head.punch(offsetBytes, lengthBytes);
+    }
+    this.map.markZeroes(offsetBytes, lengthBytes);
+  }
+
+  /** Sets the zero map where a layer below has data; false when none has. */
+  private async sayZeroes(offsetBytes: number, lengthBytes: number, mapOffset: number): Promise<boolean> {
+    const runs = new ExtentRuns(1024);
+    let said = false;
+    for (let done = 0; done < lengthBytes;) {
+      const count = this.map.resolveBelow(offsetBytes + done, lengthBytes - done, runs);
+      for (let i = 0; i < count; i += 1) {
+        const length = runs.lengths[i]!;
+        if (runs.slots[i] !== 0) {
+          const bytes = new Uint8Array(length / BLOCK_BYTES).fill(ZEROED);
+          await this.head.write(bytes, zeroMapPosition(mapOffset, offsetBytes + done));
+          said = true;
         }
+        done += length;
       }
     }
-    await this.head.punch(offsetBytes, lengthBytes);
-    this.map.markZeroes(offsetBytes, lengthBytes);
+    return said;
+  }
+
+  private headHas(offsetBytes: number, lengthBytes: number): boolean {
+    const runs = new ExtentRuns(1024);
+    for (let done = 0; done < lengthBytes; done += runs.coveredBytes) {
+      const count = this.map.resolve(offsetBytes + done, lengthBytes - done, runs);
+      if (runs.slots.subarray(0, count).includes(this.map.headSlot)) return true;
+    }
+    return false;
   }
 
   private async syncHead(): Promise<void> {
@@ -262,12 +288,6 @@ export class VolumeImage implements BlockBackend {
 }
 
 const blockEnd = (offset: number): number => Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES;
-
-const layerFileOf = ({ sizeBytes, zeroMapOffsetBytes }: ChainLayer, { fd }: DiskFile): LayerFile => ({
-  fd,
-  sizeBytes,
-  zeroMapOffsetBytes,
-});
 
 const openLayers = async (
   disk: Disk,

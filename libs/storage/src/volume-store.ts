@@ -3,6 +3,7 @@ import { mkdir, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { LiveVolume, VolumeChain } from './chain.js';
 import { Clones } from './clones.js';
+import { Coalescer } from './coalescer.js';
 import { type Disk, systemDisk } from './disk.js';
 import { BLOCK_BYTES } from './layer-format.js';
 import { Pool } from './pool.js';
@@ -46,6 +47,7 @@ export interface PoolCapacity {
 export class VolumeStore {
   readonly snapshots: Snapshots;
   readonly clones: Clones;
+  readonly coalescer: Coalescer;
 
   private constructor(
     private readonly pool: Pool,
@@ -53,6 +55,7 @@ export class VolumeStore {
   ) {
     this.snapshots = new Snapshots(pool);
     this.clones = new Clones(pool, this.snapshots);
+    this.coalescer = new Coalescer(pool);
   }
 
   /**
@@ -188,7 +191,7 @@ export class VolumeStore {
       if (this.pool.live.has(volumeId)) {
         throw new StorageError('volume-in-use', { op: 'attach volume', reason: `${volumeId} is attached` });
       }
-      this.pool.live.set(volumeId, live);
+      this.pool.live.set(volumeId, { volume: live, writes: new Set([volume.headLayer]) });
       await this.pool.withLayer(volume.headLayer, async () => {});
       return this.pool.chainOf(this.pool.volume(volumeId));
     });

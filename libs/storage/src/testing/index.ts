@@ -1,4 +1,5 @@
 export { type BackendUnderTest, describeBlockBackend } from './block-backend.conformance.js';
 export { type BackendVerb, FaultyBackend } from './faulty.backend.js';
 export { MemoryBackend } from './memory.backend.js';
+export { RecordingDisk } from './recording-disk.js';
 export { seeded } from './random.js';
