@@ -27,6 +27,8 @@ export interface Peer {
   readonly name: string;
   /** Serves no more than one queue. */
   readonly oneQueue?: boolean;
+  /** Locks its file against others of its kind, so that each needs one of its own. */
+  readonly locksFile?: boolean;
   /** The command line that serves `medium` on `socket`. */
   command(medium: Medium, socket: string, queues: number): string[];
 }
@@ -42,6 +44,7 @@ export const cairn = (
   { before = [], nodeFlags = [] }: { before?: readonly string[]; nodeFlags?: readonly string[] } = {},
 ): Peer => ({
   name,
+  locksFile: true,
   command: ({ file, direct, sizeBytes }, socket, queues) => [
     ...before,
     process.execPath,

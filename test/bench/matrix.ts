@@ -48,10 +48,9 @@ export const runMatrix = async (
     const running: [Peer, RunningBackEnd][] = [];
     try {
       for (const peer of peers) {
-        running.push([
-          peer,
-          await startPeer(peer, medium, { directory, queues, core: options.cores.backEnd }),
-        ]);
+        const taken = peer.locksFile === true && running.some(([other]) => other.locksFile);
+        const own = taken ? options.volumes.make(name) : medium;
+        running.push([peer, await startPeer(peer, own, { directory, queues, core: options.cores.backEnd })]);
       }
       for (const cell of mine) results.push(await measureCell(cell, medium, running, options));
     } finally {
