@@ -1,6 +1,6 @@
 import type { RingFds, RingStart, VhostUserBackend } from '@cairn/vhost-user';
 import { BlkConfigSpace, FEATURE, FeatureSet, SECTOR_BYTES } from '@cairn/virtio';
-import { ZERO_LIMITS } from './device-shard.js';
+import { ZERO_LIMITS } from './zeroing.js';
 import type { ExportArena } from './export-arena.js';
 import type { Peers } from './peers.js';
 import type { Placement } from './placement.js';
@@ -61,14 +61,14 @@ export class BlkBackend implements VhostUserBackend {
       FEATURE.BLK_MQ,
       ...(readOnly ? [FEATURE.BLK_RO] : [FEATURE.BLK_DISCARD, FEATURE.BLK_WRITE_ZEROES]),
     );
-    const blockSizeBytes = Math.max(SECTOR_BYTES, file.offsetMask + 1);
     this.config = new BlkConfigSpace({
       capacityBytes: file.sizeBytes,
-      blockSizeBytes,
+      // The same in every cache mode, so that partition tables stay valid; smaller parts of a block are patched.
+      blockSizeBytes: SECTOR_BYTES,
       segMax: SEG_MAX,
       sizeMaxBytes: SIZE_MAX_BYTES,
       numQueues: options.numQueues,
-      physicalBlockExponent: Math.max(0, Math.log2(BLOCK_BYTES / blockSizeBytes)),
+      physicalBlockExponent: Math.log2(BLOCK_BYTES / SECTOR_BYTES),
       optimalIoBlocks: 0,
       zeroing: { ...ZERO_LIMITS, alignmentSectors: BLOCK_BYTES / SECTOR_BYTES },
     });

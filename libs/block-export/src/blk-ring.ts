@@ -43,6 +43,8 @@ export class BlkRing {
   broken: VirtqueueError | undefined;
   /** Polled in each round; else the driver kicks. */
   active = false;
+  /** Stays active while the thread sleeps. */
+  keep = false;
   /** Has completions that are not published, the first of them since `dirtyAt`. */
   dirty = false;
   dirtyAt = 0;

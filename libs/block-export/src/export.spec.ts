@@ -15,8 +15,9 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { check, native } from '@cairn/native';
+import { check, IO_URING, native } from '@cairn/native';
 import { FakeBlkDisk, FakeFrontend } from '@cairn/vhost-user/testing';
+import { BLK_STATUS, BLK_TYPE } from '@cairn/virtio';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ExportArena } from './export-arena.js';
 import { Export } from './export.js';
@@ -196,6 +197,58 @@ describe('an export on its loop', () => {
     expect(sectors.map((index) => [bytes[index * 512], bytes[index * 512 + 511]])).toEqual(
       sectors.map((index) => [index + 1, index + 1]),
     );
+    expect(statusOf(one).errorsByName).toEqual({});
+  });
+
+  it('makes a write durable that was under way when the driver turned the cache off (virtio 1.2 §5.2.6.2)', async () => {
+    const one = serve();
+    const disk = await attach();
+    const { uring } = loop;
+    const [enter, prepare] = [uring.enter.bind(uring), uring.prepare.bind(uring)];
+    const ops: number[] = [];
+    uring.prepare = (...entry) => {
+      ops.push(entry[0]);
+      prepare(...entry);
+    };
+    uring.enter = () => undefined;
+    const written = disk.write(0, Buffer.alloc(4096, 9));
+    while (!ops.includes(IO_URING.op.WRITE)) {
+      enter(0, 0);
+      loop.round();
+    }
+    arenas.get(one)!.shared.writeThrough = true;
+    uring.enter = enter;
+    await during(written);
+    expect(ops.filter((op) => op === IO_URING.op.WRITE || op === IO_URING.op.FSYNC)).toEqual([
+      IO_URING.op.WRITE,
+      IO_URING.op.FSYNC,
+    ]);
+    expect(statusOf(one).bytesWritten).toBe(4096);
+  });
+
+  it('zeroes by plain writes where the file system has no other way', async () => {
+    writeFileSync(filePath, Buffer.alloc(MIB, 0x5a));
+    const one = serve();
+    const disk = await attach();
+    const { uring } = loop;
+    const prepare = uring.prepare.bind(uring);
+    const modes: number[] = [];
+    uring.prepare = (op, fd, offsetLow, offsetHigh, low, high, length, ...rest) => {
+      if (op !== IO_URING.op.FALLOCATE)
+        return prepare(op, fd, offsetLow, offsetHigh, low, high, length, ...rest);
+      // A mode that no file system has: EOPNOTSUPP.
+      modes.push(length);
+      return prepare(op, fd, offsetLow, offsetHigh, low, high, 0x4000, ...rest);
+    };
+    const range = Buffer.alloc(16);
+    range.writeBigUInt64LE(8n, 0);
+    range.writeUInt32LE(16, 8);
+    const { status } = await during(disk.request({ type: BLK_TYPE.WRITE_ZEROES, sector: 0, out: range }));
+    expect(status).toBe(BLK_STATUS.OK);
+    expect(modes).toEqual([0x11, 3]);
+    const bytes = readFileSync(filePath);
+    expect(bytes.subarray(4096, 4096 + 8192).every((byte) => byte === 0)).toBe(true);
+    expect([bytes[4095], bytes[4096 + 8192]]).toEqual([0x5a, 0x5a]);
     expect(statusOf(one).errorsByName).toEqual({});
   });
 

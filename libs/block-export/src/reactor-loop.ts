@@ -1,8 +1,8 @@
 import { IO_URING, native } from '@cairn/native';
 import type { BlkRing } from './blk-ring.js';
-import { IO_COMPLETION, RESERVED_SLOTS, type ShardHost } from './device-shard.js';
 import { IoUring } from './io-uring.js';
 import { RequestSlots } from './request-slots.js';
+import { IO_COMPLETION, type ShardHost } from './shard-host.js';
 import { HISTOGRAM } from './shard-metrics.js';
 import { ViewCache } from './view-cache.js';
 
@@ -21,6 +21,9 @@ const POLLIN = 1;
 const POLLRDHUP = 0x2000;
 const CLOCK_EVERY = 32;
 const UNKICKED_POLL_MICROS = 1000;
+const MIN_SLOT_SHARE = 16;
+/** Looking on for less than this is not worth its clock readings. */
+const MIN_SPIN_MICROS = 4;
 const U31 = 0x7fffffff;
 
 /** A descriptor that the loop watches; `onReady` is told each time something happened on it. */
@@ -43,6 +46,9 @@ export class ReactorLoop implements ShardHost {
   private readonly unkicked = new Set<BlkRing>();
   private readonly active: BlkRing[] = [];
   private readonly dirty: BlkRing[] = [];
+  /** Volumes with active rings. */
+  private activeShards = 0;
+  private readonly slotWaiters: (() => void)[] = [];
   private readonly timers = new Map<BlkRing, number>();
   private timerAt = 0;
   private readonly faults = new Int32Array(native.guardFaults());
@@ -52,8 +58,13 @@ export class ReactorLoop implements ShardHost {
   /** Did the last submission complete while it was submitted (page cache)? Then waiting for it is wasted. */
   private inline = true;
 
-  /** `pollMicros`: how long the thread looks at its rings, without sleeping, after the last request. */
-  constructor(private readonly pollMicros: number) {}
+  /** How long it looks on now; see `adapt`. */
+  private spinMicros: number;
+
+  /** `pollMicros`: how long the thread looks at its rings, without sleeping, after the last request, at most. */
+  constructor(private readonly pollMicros: number) {
+    this.spinMicros = pollMicros;
+  }
 
   /** Requests in slots: in the kernel, or about to be. */
   get inSlots(): number {
@@ -95,10 +106,17 @@ export class ReactorLoop implements ShardHost {
     this.publish(ring);
     dropFrom(this.dirty, ring);
     ring.dirty = false;
-    dropFrom(this.active, ring);
-    ring.active = false;
+    if (ring.active) {
+      dropFrom(this.active, ring);
+      this.deactivated(ring);
+    }
     this.timers.delete(ring);
     this.unwatchKick(ring);
+  }
+
+  ringBroken(ring: BlkRing): void {
+    // Nobody looks at it again; without this, one without a kick descriptor would keep the thread awake.
+    this.unkicked.delete(ring);
   }
 
   kickChanged(ring: BlkRing): void {
@@ -110,9 +128,20 @@ export class ReactorLoop implements ShardHost {
   activate(ring: BlkRing): void {
     if (ring.active || ring.broken || !ring.queue) return;
     ring.active = true;
+    ring.shard.activeRings += 1;
+    if (ring.shard.activeRings === 1) this.activeShards += 1;
     ring.lookedAt = this.now;
     ring.queue.disarmKick();
     this.active.push(ring);
+  }
+
+  get slotShare(): number {
+    return this.activeShards <= 1 ? SLOTS : Math.max(MIN_SLOT_SHARE, Math.floor(SLOTS / this.activeShards));
+  }
+
+  withSlot(start: () => void): void {
+    if (this.slots.available > 0) start();
+    else this.slotWaiters.push(start);
   }
 
   markDirty(ring: BlkRing): void {
@@ -154,6 +183,7 @@ export class ReactorLoop implements ShardHost {
     }
     const reaped = uring.reap(this.onCompletion);
     if (this.dirty.length > 0) this.publishAll();
+    while (this.slotWaiters.length > 0 && this.slots.available > 0) this.slotWaiters.shift()!();
     if (this.faults[0] !== this.faultsSeen) {
       this.faultsSeen = this.faults[0]!;
       this.onMemoryFault();
@@ -179,8 +209,25 @@ export class ReactorLoop implements ShardHost {
 
   /** Nothing to do: looks on for a while when nothing is in flight, then sleeps. */
   private idle(): void {
-    if (this.inSlots === 0 && this.active.length > 0 && this.pollMicros > 0 && this.spin()) return;
-    if (this.arm()) this.sleep();
+    const quiet = this.inSlots === 0;
+    if (quiet && this.active.length > 0 && this.spinMicros > 0 && this.spin()) return;
+    if (!this.arm()) return;
+    const start = native.clockMicros();
+    this.sleep();
+    if (quiet) this.adapt((native.clockMicros() - start) | 0);
+  }
+
+  /**
+   * Looks on for longer next time when looking on for `pollMicros` would have met what ended this sleep, for half as
+   * long when it would have been in vain: a driver that is about to come back is met awake, one that comes back every
+   * millisecond does not cost the time in between.
+   */
+  private adapt(sleptMicros: number): void {
+    if (sleptMicros <= this.pollMicros) {
+      this.spinMicros = Math.min(this.pollMicros, Math.max(MIN_SPIN_MICROS, this.spinMicros * 2));
+    } else {
+      this.spinMicros = this.spinMicros < 2 * MIN_SPIN_MICROS ? 0 : this.spinMicros >> 1;
+    }
   }
 
   /** True as soon as there is something to do; false when the time is up. */
@@ -193,28 +240,41 @@ export class ReactorLoop implements ShardHost {
         if (!ring.held && ring.queue!.hasAvail()) return true;
       }
       if (uring.hasCompletions()) return true;
-      if (turn % CLOCK_EVERY === 0 && ((native.clockMicros() - start) | 0) >= this.pollMicros) return false;
+      if (turn % CLOCK_EVERY === 0 && ((native.clockMicros() - start) | 0) >= this.spinMicros) return false;
     }
   }
 
   /**
-   * Asks for kicks on every active ring; true when the thread may sleep. A ring whose chains cannot be taken now (no
-   * slot free, its device must be alone, its volume's limit) does not keep it awake: what ends that wakes it, too.
+   * Asks for kicks on every active ring; true when the thread may sleep. A ring whose chains cannot be taken now (its
+   * device must be alone, its volume's limit) does not keep it awake: what ends that wakes it, too. One that has used
+   * up its slots stays active, as its driver has kicked already: a completion wakes the thread.
    */
   private arm(): boolean {
     const { active } = this;
-    const starved = this.slots.available <= RESERVED_SLOTS;
+    let kept = 0;
     for (let index = 0; index < active.length; index += 1) {
       const ring = active[index]!;
-      if (ring.broken || ring.stopping || ring.queue!.armKick()) continue;
-      if (!ring.held && !starved) return false;
+      ring.keep = false;
+      if (ring.broken || ring.stopping || ring.queue!.armKick() || ring.held) continue;
+      if (ring.shard.hasRoom) return false;
+      ring.keep = true;
+      kept += 1;
     }
-    // Starved rings stay active: their drivers have kicked already and will not do so again.
-    if (starved) return true;
-    for (let index = 0; index < active.length; index += 1) active[index]!.active = false;
-    empty(active);
+    let at = 0;
+    for (let index = 0; index < active.length; index += 1) {
+      const ring = active[index]!;
+      if (kept > 0 && ring.keep) active[at++] = ring;
+      else this.deactivated(ring);
+    }
+    while (active.length > at) active.pop();
     for (const ring of this.unkicked) this.activate(ring);
     return true;
+  }
+
+  private deactivated(ring: BlkRing): void {
+    ring.active = false;
+    ring.shard.activeRings -= 1;
+    if (ring.shard.activeRings === 0) this.activeShards -= 1;
   }
 
   /** Sleeps until something happens, a timer is due, or rings without a kick descriptor must be looked at again. */

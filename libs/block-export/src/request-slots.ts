@@ -40,6 +40,8 @@ export class RequestSlots {
   readonly ring: (BlkRing | undefined)[];
   readonly head: Uint16Array;
   readonly kind: Uint8Array;
+  /** 1 while every write of the request that went to the kernel is durable when it completes. */
+  readonly durable: Uint8Array;
   /** Kind of request, for the metrics. */
   readonly operation: Uint8Array;
   /** When it was taken off its ring, and given to the kernel: microseconds, wrapped. */
@@ -73,6 +75,7 @@ export class RequestSlots {
     this.shard = Array.from({ length: count }, () => undefined);
     this.head = new Uint16Array(count);
     this.kind = new Uint8Array(count);
+    this.durable = new Uint8Array(count);
     this.operation = new Uint8Array(count);
     this.takenAt = new Int32Array(count);
     this.submittedAt = new Int32Array(count);
