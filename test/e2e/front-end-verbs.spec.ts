@@ -99,8 +99,13 @@ describe.each([
     expect(log.pages()).toEqual([]);
   });
 
-  it.each(['message', 'status'] as const)('starts over after a reset by %s', async (how) => {
-    const disk = await open();
+  it.each([
+    ['message', false],
+    ['status', false],
+    ['message', true],
+    ['status', true],
+  ] as const)('starts over after a reset by %s (in-flight area: %s)', async (how, inflight) => {
+    const disk = await open({ inflight });
     await disk.setWriteback(false);
     await disk.frontend.setStatus(15);
     expect(await disk.frontend.getStatus()).toBe(15);
@@ -112,8 +117,8 @@ describe.each([
     expect(await disk.stop()).toEqual(disk.queues.map(({ ring }) => ring.drainedBase));
   });
 
-  it('resets one queue while another goes on', async () => {
-    const disk = await open();
+  it.each([false, true])('resets one queue while another goes on (in-flight area: %s)', async (inflight) => {
+    const disk = await open({ inflight });
     const other = (async () => {
       for (let i = 0; i < 60; i += 1) await disk.write(4096, Buffer.alloc(4096, i), { queue: 1 });
     })();

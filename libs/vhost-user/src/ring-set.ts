@@ -63,6 +63,11 @@ export class RingSet {
     this.areas.forgetRing(vring, this.layout);
   }
 
+  /** Forgets the past of a ring that is not running: from here on the front-end alone says where it goes on. */
+  settle(vring: Vring): void {
+    this.areas.settleRing(vring, this.layout);
+  }
+
   /** Takes new addresses; true when the ring's log address has changed, too, which needs all rings stopped. */
   setAddresses(message: Message): { vring: Vring; usedLogGpa: number | undefined; logMoved: boolean } {
     const { index, descriptors, avail, used, usedLogGpa } = message.vringAddress();
@@ -76,6 +81,7 @@ export class RingSet {
   /** The device was reset: every ring is as at first; none may be running. */
   reset(): void {
     for (const vring of this.all) {
+      this.settle(vring);
       vring.started = false;
       vring.enabled = false;
       vring.nextAvail = 0;

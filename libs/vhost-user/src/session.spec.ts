@@ -1,19 +1,17 @@
 import { closeSync, ftruncateSync, openSync, readdirSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
-import { check, EFD_NONBLOCK, native } from '@cairn/native';
-import { FEATURE, FeatureSet } from '@cairn/virtio';
-import { FakeDriver, GuestRam } from '@cairn/virtio/testing';
+import { check, native } from '@cairn/native';
+import { FEATURE } from '@cairn/virtio';
+import { type FakeDriver, GuestRam } from '@cairn/virtio/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { MemoryViews } from './memory-table.js';
-import { Session } from './session.js';
-import { FakeFrontend, FLAG, MESSAGE, PROTOCOL_FEATURE, Refused } from './testing/index.js';
-import type { RingStart, VhostUserBackend } from './vhost-user-backend.js';
+import type { Session } from './session.js';
+import { type FakeFrontend, FLAG, MESSAGE, PROTOCOL_FEATURE, Refused } from './testing/index.js';
+import type { NotingBackend } from './testing/noting-backend.js';
+import { SessionRig, RIG_FEATURES as FEATURES, RIG_PROTOCOL as PROTOCOL } from './testing/session-rig.js';
 import type { VhostUserError } from './vhost-user-error.js';
-import type { RingFds } from './vring.js';
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length;
 const bit = (number: number) => 1n << BigInt(number);
-const PROTOCOL = bit(PROTOCOL_FEATURE.MQ) | bit(PROTOCOL_FEATURE.REPLY_ACK) | bit(PROTOCOL_FEATURE.CONFIG);
 const MORE =
   bit(PROTOCOL_FEATURE.LOG_SHMFD) |
   bit(PROTOCOL_FEATURE.INFLIGHT_SHMFD) |
@@ -21,186 +19,31 @@ const MORE =
   bit(PROTOCOL_FEATURE.CONFIGURE_MEM_SLOTS) |
   bit(PROTOCOL_FEATURE.STATUS);
 const CHANNEL = bit(PROTOCOL_FEATURE.BACKEND_REQ);
-const FEATURES = bit(FEATURE.VERSION_1) | bit(FEATURE.VHOST_USER_PROTOCOL_FEATURES);
-
-/** A device that does nothing but write down what it is told; its rings drain when the test says so. */
-class NotingBackend implements VhostUserBackend {
-  readonly queueCount = 2;
-  readonly offeredFeatures = FeatureSet.of(
-    FEATURE.VERSION_1,
-    FEATURE.VHOST_USER_PROTOCOL_FEATURES,
-    FEATURE.BLK_FLUSH,
-    FEATURE.VHOST_LOG_ALL,
-  );
-  readonly log: string[] = [];
-  readonly starts = new Map<number, RingStart>();
-  readonly views = new Map<number, MemoryViews>();
-  readonly fds = new Map<number, RingFds>();
-  /** While set, `setRingFds` waits for `endFds`. */
-  holdFds = false;
-  /** While set, `stopRing` waits for `drain`. */
-  busy = false;
-  nextAvail = 7;
-  acceptConfig: boolean | undefined = true;
-  private readonly draining: { index: number; done: (nextAvail: number) => void }[] = [];
-  private fdsDone: (() => void) | undefined;
-  private configDone: ((accepted: boolean) => void) | undefined;
-
-  setFeatures(features: FeatureSet): void {
-    this.log.push(`features ${features.high.toString(16)}:${features.low.toString(16)}`);
-  }
-
-  startRing(start: RingStart): void {
-    this.log.push(`start ${start.index}`);
-    this.starts.set(start.index, start);
-    this.fds.set(start.index, start.fds);
-    this.views.set(start.index, new MemoryViews(start.layout));
-  }
-
-  /** Guest memory as the ring sees it. */
-  memoryOf(index: number): MemoryViews['memory'] {
-    return this.views.get(index)!.memory;
-  }
-
-  stopRing(index: number, done: (nextAvail: number) => void): void {
-    this.log.push(`stop ${index}`);
-    this.draining.push({ index, done });
-    if (!this.busy) this.drain();
-  }
-
-  /** The last request in flight of every stopping ring, or of one, completes. */
-  drain(only?: number): void {
-    const ready = this.draining.filter(({ index }) => only === undefined || index === only);
-    for (const one of ready) this.draining.splice(this.draining.indexOf(one), 1);
-    for (const { index, done } of ready) {
-      this.log.push(`drained ${index}`);
-      this.views.get(index)?.endAll();
-      done(this.nextAvail);
-    }
-  }
-
-  setRingFds(index: number, fds: RingFds, done: () => void): void {
-    this.log.push(`descriptors ${index}`);
-    this.fds.set(index, fds);
-    if (this.holdFds) this.fdsDone = done;
-    else done();
-  }
-
-  endFds(): void {
-    this.fdsDone!();
-  }
-
-  reset(): void {
-    this.log.push('reset');
-  }
-
-  readConfig(offset: number, size: number): Uint8Array | undefined {
-    return offset + size > 60 ? undefined : new Uint8Array(size).fill(offset);
-  }
-
-  writeConfig(offset: number, data: Uint8Array, done: (accepted: boolean) => void): void {
-    this.log.push(`config ${offset} ${data.join(' ')}`);
-    if (this.acceptConfig === undefined) this.configDone = done;
-    else done(this.acceptConfig);
-  }
-
-  endConfig(accepted: boolean): void {
-    this.configDone!(accepted);
-  }
-}
 
 describe('a session with a front-end', () => {
-  let before: number;
+  let rig: SessionRig;
   let ram: GuestRam;
   let driver: FakeDriver;
-  let eventfds: number[];
+  let eventfds: readonly number[];
   let front: FakeFrontend;
   let backend: NotingBackend;
   let session: Session;
-  let ends: (VhostUserError | undefined)[];
-  let more: number;
+  let ends: readonly (VhostUserError | undefined)[];
 
   beforeEach(() => {
-    before = openDescriptors();
-    ram = new GuestRam([
-      { gpa: 0, sizeBytes: 0x1_0000 },
-      { gpa: 0x1_0000_0000, sizeBytes: 0x1_0000 },
-    ]);
-    driver = new FakeDriver(ram, { size: 8, eventIdx: false });
-    eventfds = Array.from({ length: 3 }, () => check('eventfd', native.eventfd(EFD_NONBLOCK)));
-    const pair = new Int32Array(2);
-    check('socketPair', native.socketPair(pair));
-    front = new FakeFrontend(pair[0]!, { timeoutMs: 3000 });
-    native.setNonblocking(pair[1]!, 1);
-    backend = new NotingBackend();
-    ends = [];
-    more = 0;
-    session = new Session(
-      pair[1]!,
-      backend,
-      (reason) => ends.push(reason),
-      () => {
-        more += 1;
-      },
-    );
+    rig = new SessionRig();
+    ({ ram, driver, eventfds, front, backend, session, ends } = rig);
   });
-  afterEach(() => {
-    backend.busy = false;
-    backend.drain();
-    front.close();
-    session.close();
-    backend.drain();
-    ram.close();
-    eventfds.forEach((fd) => closeSync(fd));
-    expect(ends).toHaveLength(1);
-    // However it went: nothing of the front-end stays open.
-    expect(openDescriptors()).toBe(before);
-  });
+  afterEach(() => rig.close());
 
-  /** Lets the session hear until `work` is done. */
-  const during = async <T>(work: Promise<T>): Promise<T> => {
-    const progress = { done: false };
-    const end = work.finally(() => {
-      progress.done = true;
-    });
-    end.catch(() => undefined);
-    while (!progress.done) {
-      session.onReadable();
-      await setImmediate();
-    }
-    return end;
-  };
-  /** Lets the session hear what has been sent; the front-end sends at once, so one turn is enough. */
-  const hear = () => session.onReadable();
-  /** The first faults alone, so that nothing else hides behind them. */
-  const fault = () => ends.map((reason) => reason?.fault);
-
-  const negotiate = async (features = FEATURES, protocol = PROTOCOL) => {
-    await during(front.setProtocolFeatures(protocol));
-    await during(front.setFeatures(features));
-  };
-  const addresses = () => ({
-    desc: ram.userAddress(driver.descGpa),
-    used: ram.userAddress(driver.usedGpa),
-    avail: ram.userAddress(driver.availGpa),
-  });
-  const setUp = async (index = 0) => {
-    await during(front.setVringNum(index, 8));
-    await during(front.setVringBase(index, 3));
-    await during(front.setVringAddr(index, addresses()));
-    await during(front.setVringCall(index, eventfds[1]));
-    await during(front.setVringKick(index, eventfds[0]));
-  };
-  const run = async (index = 0) => {
-    await setUp(index);
-    await during(front.setVringEnable(index, true));
-  };
-  const running = async () => {
-    await negotiate();
-    await during(front.setMemTable(ram));
-    await run();
-    backend.log.length = 0;
-  };
+  const during = <T>(work: Promise<T>): Promise<T> => rig.during(work);
+  const hear = (): void => rig.hear();
+  const fault = () => rig.faults;
+  const negotiate = (features = FEATURES, protocol = PROTOCOL) => rig.negotiate(features, protocol);
+  const addresses = () => rig.addresses;
+  const setUp = (index = 0) => rig.setUp(index);
+  const run = (index = 0) => rig.run(index);
+  const running = () => rig.running();
 
   describe('negotiating', () => {
     it('offers the features of its device', async () => {
@@ -585,11 +428,11 @@ describe('a session with a front-end', () => {
     front.stream.sendBytes(Buffer.concat(Array.from({ length: 1000 }, () => owner)));
     front.stream.send(99);
     hear();
-    expect(more).toBe(1);
+    expect(rig.more).toBe(1);
     expect(ends).toEqual([]);
     for (let turns = 0; turns < 1000 && ends.length === 0; turns += 1) hear();
     expect(fault()).toEqual(['message-unknown']);
-    expect(more).toBeGreaterThan(10);
+    expect(rig.more).toBeGreaterThan(10);
   });
 
   describe('telling that the configuration has changed', () => {

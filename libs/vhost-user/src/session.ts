@@ -427,7 +427,11 @@ export class Session {
         const view = new DataView(payload.buffer);
         view.setUint32(0, vring.index, true);
         view.setUint32(4, vring.nextAvail, true);
-        resume(() => this.reply(message, payload));
+        resume(() => {
+          this.reply(message, payload);
+          // Not before: who does not know the answer needs the record.
+          this.rings.settle(vring);
+        });
       }),
     );
   }

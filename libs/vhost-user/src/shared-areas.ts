@@ -90,8 +90,15 @@ export class SharedAreas {
 
   /** The front-end says where a ring goes on: what our own record knew of it is over. */
   forgetRing(vring: Vring, options: { packed: boolean }): void {
-    const slice = sliceOf(this.own, vring, options);
-    if (slice) native.poke(slice.address, new Uint8Array(slice.sizeBytes), 0, slice.sizeBytes);
+    clear(sliceOf(this.own, vring, options));
+  }
+
+  /**
+   * A ring has stopped with nothing in flight, and its front-end knows where: it may go on anywhere, also from its
+   * beginning, as after a reset. A packed ring's record would lead back to where it was.
+   */
+  settleRing(vring: Vring, options: { packed: boolean }): void {
+    clear(sliceOf(this.given, vring, options));
   }
 
   /** Drops our own record; no ring may be running. */
@@ -140,6 +147,11 @@ const sliceOf = (
   const sizeBytes = inflightBytes(entries, options);
   if ((vring.index + 1) * sizeBytes > area.sizeBytes) return undefined;
   return { address: area.address + vring.index * sizeBytes, sizeBytes, entries };
+};
+
+/** From its beginning, where the version is: a record that is cleared in part is a new one already. */
+const clear = (slice: AreaSlice | undefined): void => {
+  if (slice) native.poke(slice.address, new Uint8Array(slice.sizeBytes), 0, slice.sizeBytes);
 };
 
 const areaOf = (reader: HandedReader): SharedArea => {

@@ -1,0 +1,86 @@
+import { describe, expect, it } from 'vitest';
+import { ExportArena } from './export-arena.js';
+import {
+  BUCKETS,
+  COUNTERS,
+  emptyTotal,
+  fileOf,
+  HISTOGRAM,
+  OPERATION,
+  OPERATIONS,
+  queueOf,
+  ShardMetrics,
+} from './shard-metrics.js';
+
+describe('the metrics of one volume on one thread', () => {
+  const fresh = () => new ShardMetrics(new SharedArrayBuffer(ShardMetrics.BYTES), 0);
+  const totalOf = (...shards: ShardMetrics[]) => {
+    const total = emptyTotal();
+    for (const shard of shards) shard.addTo(total);
+    return total;
+  };
+
+  it('begin at nothing', () => {
+    expect(totalOf(fresh())).toEqual(emptyTotal());
+  });
+
+  it('keep every number in a place of its own', () => {
+    const metrics = fresh();
+    OPERATIONS.forEach((name, index) => {
+      for (let times = 0; times <= index; times += 1) metrics.countRequest(OPERATION[name]);
+    });
+    COUNTERS.forEach((name, index) => metrics.add(name, 100 + index));
+    metrics.countName(0);
+    metrics.countName(emptyTotal().names.length - 1);
+    OPERATIONS.forEach((_, operation) => {
+      metrics.observe(queueOf(operation), 10 + operation);
+      metrics.observe(fileOf(operation), 20 + operation);
+    });
+    metrics.observe(HISTOGRAM.ring, 40);
+    metrics.observe(HISTOGRAM.complete, 50);
+
+    const total = totalOf(metrics);
+    expect(Object.values(total.requests)).toEqual([1, 2, 3, 4, 5]);
+    expect(Object.values(total.counters)).toEqual(COUNTERS.map((_, index) => 100 + index));
+    expect([total.names.at(0), total.names.at(-1)]).toEqual([1, 1]);
+    expect(total.names.reduce((sum, count) => sum + count, 0)).toBe(2);
+    const sums = OPERATIONS.map((name) => [
+      total.latency[name].queue.sumMicros,
+      total.latency[name].file.sumMicros,
+    ]);
+    expect(sums).toEqual(OPERATIONS.map((_, operation) => [10 + operation, 20 + operation]));
+    expect([total.ring.sumMicros, total.complete.sumMicros]).toEqual([40, 50]);
+  });
+
+  const bucketOf = (micros: number) => {
+    const metrics = fresh();
+    metrics.observe(fileOf(OPERATION.read), micros);
+    return totalOf(metrics).latency.read.file.buckets.indexOf(1);
+  };
+
+  it('count a duration in the bucket whose upper bound is the next power of two', () => {
+    expect([0, 1, 2, 3, 4, 5, 8, 9, 1024, 1025].map(bucketOf)).toEqual([0, 0, 1, 2, 2, 3, 3, 4, 10, 11]);
+  });
+
+  it('count the longest in the last bucket, and a clock that went back as nothing', () => {
+    expect([2 ** 22, 2 ** 22 + 1, 2 ** 31 - 1].map(bucketOf)).toEqual([22, BUCKETS - 1, BUCKETS - 1]);
+    expect([-1, -(2 ** 31)].map(bucketOf)).toEqual([0, 0]);
+  });
+
+  it('add up over the threads of an export, whose numbers do not touch', () => {
+    const arena = ExportArena.make(3);
+    [0, 1, 2].forEach((reactor) => {
+      const metrics = arena.metricsOf(reactor);
+      metrics.add('kicks', 10 ** reactor);
+      metrics.countRequest(OPERATION.write);
+      metrics.observe(HISTOGRAM.complete, 2 ** reactor);
+    });
+    arena.shared.sizeBytes = 4096;
+    const total = arena.total();
+    expect(total.counters.kicks).toBe(111);
+    expect(total.requests.write).toBe(3);
+    expect(total.complete.sumMicros).toBe(7);
+    expect(ExportArena.over(arena.buffer).total()).toEqual(total);
+    expect(totalOf(arena.metricsOf(1)).counters.kicks).toBe(10);
+  });
+});
