@@ -22,6 +22,8 @@ import { ensureSystemPackages } from './lib/system-packages.mjs';
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
 const guestNeeds = ['qemu', 'busybox', 'e2fsprogs', 'dpkg'];
+/** What guests of the tests have beside. */
+const guestTestNeeds = ['filesystems', 'fio', 'util-linux'];
 
 /**
  * Prepares the clone.
@@ -39,7 +41,7 @@ export async function setUp({ guest = 'none', test = false } = {}) {
       await buildNative();
       await buildApps();
       if (test) await ensureSystemPackages(['redis', 'filesystems']);
-      return guest === 'none' ? undefined : prepareGuest(guest);
+      return guest === 'none' ? undefined : prepareGuest(guest, test);
     },
     { onWait: (pid) => say(`waiting for another set-up of this clone (process ${pid})`) },
   );
@@ -91,11 +93,11 @@ async function buildApps() {
   stamp(file, inputs);
 }
 
-async function prepareGuest(guest) {
+async function prepareGuest(guest, test) {
   try {
     if (process.arch !== 'x64')
       throw new ScriptError(`guests are x86-64 only, and this machine is ${process.arch}`);
-    await ensureSystemPackages(guestNeeds);
+    await ensureSystemPackages([...guestNeeds, ...(test ? guestTestNeeds : [])]);
     await ensureGuestKernel();
     return undefined;
   } catch (error) {

@@ -56,7 +56,8 @@ async function runAll() {
 
 async function prepare(names) {
   const needsServices = names.some((name) => suites.indexOf(name) > 0);
-  await setUp({ guest: names.includes('guest') ? 'required' : 'none', test: needsServices });
+  const needsGuests = names.includes('guest') || names.includes('crash');
+  await setUp({ guest: needsGuests ? 'required' : 'none', test: needsServices });
   return { passed: 0, failed: 0 };
 }
 

@@ -26,6 +26,11 @@ export const needs = {
     packages: ['e2fsprogs'],
     present: () => works('mke2fs', ['-V']) && works('e2fsck', ['-V']),
   },
+  'util-linux': {
+    why: 'trims and discards disks inside the guests of the tests',
+    packages: ['util-linux'],
+    present: () => ['blkdiscard', 'fallocate', 'fstrim'].every((tool) => works(tool, ['--version'])),
+  },
   dpkg: {
     why: 'unpacks the kernel of the guests',
     packages: ['dpkg'],
@@ -47,7 +52,7 @@ export const needs = {
     present: () => works('qemu-storage-daemon', ['--version']),
   },
   fio: {
-    why: 'measures the bare file in benchmarks',
+    why: 'verifies disks in the guests of the tests, and measures the bare file in benchmarks',
     packages: ['fio'],
     present: () => works('fio', ['--version']),
   },

@@ -9,14 +9,18 @@ export interface GuestKernel {
   modulesDirectory: string;
 }
 
+/** Where what is downloaded or built for guests is kept for the next time. */
+export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  return env['CAIRN_CACHE_DIR'] ?? join(env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'cairn');
+}
+
 /**
  * Finds the kernel that guests boot: in CAIRN_GUEST_KERNEL_DIR, else where the set-up script puts it.
  *
  * Throws QemuError `guest-kernel-missing` with what to run.
  */
 export function findGuestKernel(env: NodeJS.ProcessEnv = process.env): GuestKernel {
-  const cache = env['CAIRN_CACHE_DIR'] ?? join(env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'cairn');
-  const directory = env['CAIRN_GUEST_KERNEL_DIR'] ?? join(cache, 'guest-kernel/current');
+  const directory = env['CAIRN_GUEST_KERNEL_DIR'] ?? join(cacheDirectory(env), 'guest-kernel/current');
   const image = firstEntry(join(directory, 'boot'), /^vmlinuz-/);
   const version = image?.slice('vmlinuz-'.length);
   // Since Debian 13 packages keep modules under /usr/lib.

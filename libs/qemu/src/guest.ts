@@ -2,14 +2,20 @@ import { accessSync, appendFileSync, constants, mkdirSync, readFileSync, writeFi
 import { join } from 'node:path';
 import { GuestChannel, type GuestResult } from './guest-channel.js';
 import { findGuestKernel } from './guest-kernel.js';
-import { buildInitramfs } from './initramfs.js';
+import type { ToolSet } from './guest-tools.js';
+import { findInitramfs } from './initramfs.js';
 import { QemuError } from './qemu-error.js';
 import { Tethered } from './tethered.js';
 
 /** What a guest is made of. */
 export interface GuestOptions {
-  /** Sockets, logs and the initramfs go here; made when missing. Keep it short: socket paths end at 107 bytes. */
+  /** Sockets and logs go here; made when missing. Keep it short: socket paths end at 107 bytes. */
   directory: string;
+  /**
+   * `disks` is about 100 MiB of programs, which the guest has in its memory: give it 512 MiB. Its shell prefers what
+   * busybox has of a name: say /sbin/fstrim, /sbin/blkdiscard and /sbin/fallocate.
+   */
+  tools?: ToolSet;
   memoryMib?: number;
   /** How many devices can be plugged at once. */
   rootPorts?: number;
@@ -21,7 +27,8 @@ export interface GuestOptions {
 }
 
 /**
- * A small Linux guest in QEMU, made for testing disks: a Debian kernel, busybox and the tools of ext4 in memory.
+ * A small Linux guest in QEMU, made for testing disks: a Debian kernel, busybox and the tools of file
+ * systems in memory.
  *
  * It runs under KVM where that is allowed and is emulated elsewhere. Its memory is shared (memfd), as vhost-user
  * needs, and it ends when this process does.
@@ -38,11 +45,10 @@ export class Guest {
 
   /** Boots a guest and returns once it takes commands. Throws QemuError with the end of its logs. */
   static async start(options: GuestOptions): Promise<Guest> {
-    const { directory, bootTimeoutMs = 180_000 } = options;
+    const { directory, tools = 'ext4', bootTimeoutMs = 180_000 } = options;
     mkdirSync(directory, { recursive: true });
     const kernel = findGuestKernel();
-    const initramfs = join(directory, 'initramfs');
-    writeFileSync(initramfs, buildInitramfs(kernel));
+    const initramfs = findInitramfs(kernel, tools);
     const consoleLog = join(directory, 'console.log');
     const qemuLog = join(directory, 'qemu.log');
     const qmpSocket = join(directory, 'qmp');

@@ -1,4 +1,5 @@
 export { Guest, type GuestOptions } from './guest.js';
+export type { ToolSet } from './guest-tools.js';
 export type { GuestResult } from './guest-channel.js';
 export { findGuestKernel, type GuestKernel } from './guest-kernel.js';
 export { plug, unplug, type Plugged, type PlugRequest } from './hot-plug.js';

@@ -1,22 +1,29 @@
-import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync, realpathSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { createHash } from 'node:crypto';
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
 import { CpioArchive } from './cpio-archive.js';
-import type { GuestKernel } from './guest-kernel.js';
+import { cacheDirectory, type GuestKernel } from './guest-kernel.js';
+import { guestFiles, modulesOf, type GuestFile, type ToolSet } from './guest-tools.js';
 import { readModules } from './kernel-modules.js';
-import { QemuError } from './qemu-error.js';
 
-/** Where tools are looked for: PATH, and where administrators' tools live. */
-const searchPath = [...(process.env['PATH'] ?? '').split(':'), '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
-
-/** Drivers of the disks; on many kernels the file system is built in, and is then skipped. */
-const modules = ['virtio_pci', 'virtio_blk', 'ext4'];
+/** An archive that nobody has used for this long is removed when another one is made. */
+const KEPT_MS = 7 * 24 * 3600 * 1000;
 
 /** Loads the drivers, then serves commands on the second serial port (see agent). */
 const init = `#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /sbin /proc /sys /dev /tmp /mnt /run
 /bin/busybox --install -s /bin
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/
+export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -42,21 +49,37 @@ done
 `;
 
 /**
- * Builds the root file system of a guest: busybox, the tools of ext4 with the libraries they need, and the drivers.
+ * The root file system of a guest as a file: busybox, the tools of the set with the libraries they need, and drivers.
  *
+ * It is built once for a kernel and the versions of the tools on this machine, and kept in the cache.
  * Throws QemuError `guest-tool-missing` with what to install.
  */
-export function buildInitramfs(kernel: GuestKernel): Buffer {
+export function findInitramfs(kernel: GuestKernel, set: ToolSet): string {
+  const files = guestFiles(set);
+  const directory = join(cacheDirectory(), 'guest-initramfs');
+  const path = join(directory, `${set}-${digestOf(kernel, files)}.cpio`);
+  if (existsSync(path)) {
+    const now = new Date();
+    utimesSync(path, now, now);
+    return path;
+  }
+  mkdirSync(directory, { recursive: true });
+  removeUnused(directory);
+  const unfinished = `${path}.${process.pid}`;
+  writeFileSync(unfinished, build(kernel, files, modulesOf[set]));
+  renameSync(unfinished, path);
+  return path;
+}
+
+function build(kernel: GuestKernel, files: readonly GuestFile[], modules: readonly string[]): Buffer {
   const archive = new CpioArchive();
   for (const directory of ['bin', 'sbin', 'dev', 'proc', 'sys', 'tmp', 'mnt', 'etc', 'modules']) {
     archive.addDirectory(directory);
   }
-  archive.addFile({
-    path: 'bin/busybox',
-    mode: 0o755,
-    content: readFileSync(findTool('busybox', 'busybox-static')),
-  });
-  addExt4Tools(archive);
+  for (const file of files) {
+    if ('target' in file) archive.addLink(file.path, file.target);
+    else archive.addFile({ path: file.path, mode: file.mode, content: readFileSync(file.source) });
+  }
   const loaded = readModules(kernel.modulesDirectory, modules);
   for (const { name, content } of loaded)
     archive.addFile({ path: `modules/${name}.ko`, mode: 0o644, content });
@@ -67,31 +90,26 @@ export function buildInitramfs(kernel: GuestKernel): Buffer {
   return archive.finish();
 }
 
-function addExt4Tools(archive: CpioArchive): void {
-  const mke2fs = findTool('mke2fs', 'e2fsprogs');
-  const e2fsck = findTool('e2fsck', 'e2fsprogs');
-  const resize2fs = findTool('resize2fs', 'e2fsprogs');
-  const tools = { mke2fs, e2fsck, resize2fs };
-  for (const [name, path] of Object.entries(tools)) {
-    archive.addFile({ path: `sbin/${name}`, mode: 0o755, content: readFileSync(path) });
-  }
-  archive.addLink('sbin/mkfs.ext4', 'mke2fs');
-  if (existsSync('/etc/mke2fs.conf')) {
-    archive.addFile({ path: 'etc/mke2fs.conf', mode: 0o644, content: readFileSync('/etc/mke2fs.conf') });
-  }
-  for (const library of new Set(Object.values(tools).flatMap(sharedLibrariesOf))) {
-    archive.addFile({ path: library, mode: 0o755, content: readFileSync(library) });
-  }
+/** Names everything that an archive depends on; files by size and time, for they are many and large. */
+function digestOf(kernel: GuestKernel, files: readonly GuestFile[]): string {
+  const stampOf = (path: string) => {
+    const { size, mtimeMs } = statSync(path);
+    return `${path} ${size} ${mtimeMs}`;
+  };
+  const parts = [
+    init,
+    agent,
+    stampOf(kernel.modulesDirectory),
+    ...files.map((file) => ('target' in file ? `${file.path} ${file.target}` : stampOf(file.source))),
+  ];
+  return createHash('sha256').update(parts.join('\n')).digest('hex').slice(0, 16);
 }
 
-/** Absolute paths of what the dynamic linker would load, the linker itself included. */
-function sharedLibrariesOf(program: string): string[] {
-  const listing = execFileSync('ldd', [program], { encoding: 'utf8' });
-  return [...listing.matchAll(/(?:=> )?(\/\S+) \(0x/g)].flatMap((match) => (match[1] ? [match[1]] : []));
-}
-
-function findTool(name: string, debianPackage: string): string {
-  const found = searchPath.map((directory) => join(directory, name)).find((path) => existsSync(path));
-  if (found) return join(realpathSync(dirname(found)), name);
-  throw new QemuError('guest-tool-missing', `${name} is not installed: apt-get install ${debianPackage}`);
+function removeUnused(directory: string): void {
+  for (const name of readdirSync(directory)) {
+    const path = join(directory, name);
+    // Another process may be removing the same one.
+    const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
+    if (age > KEPT_MS) rmSync(path, { force: true });
+  }
 }

@@ -28,7 +28,8 @@ export async function openControl(
   reactors: Reactors,
   specs: readonly ExportSpec[],
 ): Promise<() => void> {
-  const server = createServer((socket) => {
+  // Whoever says no more after the request, as a pipe into `nc -U` does, still gets the answer.
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
     socket.setTimeout(TIMEOUT_MS, () => socket.destroy());
     socket.on('error', () => socket.destroy());
     readLine(socket)
