@@ -178,8 +178,8 @@ export class Stack {
     const manifest: unknown = JSON.parse(
       await readFile(join(this.poolDirectory, 'volumes', `${volumeId}.json`), 'utf8'),
     );
-    const { layers } = manifest as { layers: string[] };
-    return join(this.poolDirectory, 'layers', `${first(layers)}.img`);
+    const { headLayer } = manifest as { headLayer: string };
+    return join(this.poolDirectory, 'layers', `${headLayer}.img`);
   }
 
   /** Every log, for a failed test to print. */
