@@ -60,6 +60,7 @@ export class BlkRing {
   /** Called with the next avail index when nothing is in flight any more. */
   readonly waiters: ((nextAvail: number) => void)[] = [];
   private readonly inflight: ArrayBuffer | undefined;
+  private ringViews: readonly ArrayBuffer[] = [];
 
   constructor(
     readonly shard: DeviceShard,
@@ -82,6 +83,9 @@ export class BlkRing {
         size: start.size,
         nextAvail: start.nextAvail,
         ...features,
+        onViews: (views) => {
+          this.ringViews = views;
+        },
         ...(this.inflight && { inflight: { buffer: this.inflight, entries: start.inflight!.entries } }),
       });
     } catch (error) {
@@ -116,7 +120,7 @@ export class BlkRing {
   /** Ends every view; the queue is dead afterwards. */
   release(): void {
     const views = this.cache.acquire(this.start.layout);
-    for (const view of this.queue?.buffers ?? []) views.end(view);
+    for (const view of this.ringViews) views.end(view);
     this.cache.release(this.start.layout);
     this.cache.release(this.start.layout);
     if (this.inflight) native.detach(this.inflight);

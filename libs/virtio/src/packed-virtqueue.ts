@@ -69,6 +69,7 @@ export class PackedVirtqueue {
     this.size = size;
     this.start(config.nextAvail);
     this.ring = new PackedRingMemory(memory, config.addresses, size);
+    config.onViews?.(this.ring.buffers);
     this.packedChain = new PackedChain(memory, size, { indirect: config.indirect });
     this.eventIdx = config.eventIdx;
     this.slotsOf = new Uint16Array(size);
@@ -81,11 +82,6 @@ export class PackedVirtqueue {
   /** Descriptor chain of the id that `peekAvail` returned last. */
   get chain(): Chain {
     return this.packedChain;
-  }
-
-  /** Views over guest memory; to be detached before that memory is unmapped, after which this object is dead. */
-  get buffers(): readonly ArrayBuffer[] {
-    return this.ring.buffers;
   }
 
   /** Both positions, packed as in the configuration: what a later device starts from once nothing is in flight. */

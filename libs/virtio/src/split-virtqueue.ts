@@ -23,6 +23,11 @@ export interface SplitVirtqueueConfig {
   indirect: boolean;
   /** Record of what is in flight; when it has a past, it says where to go on, not `nextAvail`. */
   inflight?: SplitInflight;
+  /**
+   * Told of the views over guest memory as soon as they exist, before the constructor may throw. They must be detached
+   * before that memory is unmapped, after which the queue is dead.
+   */
+  onViews?: (views: readonly ArrayBuffer[]) => void;
 }
 
 /** Device side of one split virtqueue. Throws VirtqueueError when the driver breaks the ring. */
@@ -45,6 +50,7 @@ export class SplitVirtqueue {
   constructor(config: SplitVirtqueueConfig) {
     this.size = config.size;
     this.ring = new RingMemory(config.memory, config.addresses, config.size);
+    config.onViews?.(this.ring.buffers);
     this.chain = new DescriptorChain(config.memory, this.ring.descriptors, config.size, {
       indirect: config.indirect,
     });
@@ -59,11 +65,6 @@ export class SplitVirtqueue {
       this.nextAvailIdx = left.nextAvail;
       if (left.heads.length > 0) this.resumed = left.heads;
     }
-  }
-
-  /** Views over guest memory; to be detached before that memory is unmapped, after which this object is dead. */
-  get buffers(): readonly ArrayBuffer[] {
-    return this.ring.buffers;
   }
 
   /** Index of the next avail entry to take: what a later device starts from. */

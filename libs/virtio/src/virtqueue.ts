@@ -12,7 +12,6 @@ export interface Virtqueue {
   readonly chain: Chain;
   readonly inFlightCount: number;
   readonly nextAvail: number;
-  readonly buffers: readonly ArrayBuffer[];
   hasAvail(): boolean;
   peekAvail(): number;
   take(head: number): void;
