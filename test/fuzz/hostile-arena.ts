@@ -1,5 +1,7 @@
 import { closeSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
+import type { ExportStatus } from '@cairn/block-export';
 import {
   Disconnected,
   FakeBlkDisk,
@@ -12,9 +14,17 @@ import {
 } from '@cairn/vhost-user/testing';
 import { BLK_TYPE, RING_FEATURE, bits } from '@cairn/virtio/testing';
 import { expect } from 'vitest';
-import { cpuMillis, leakedBy, NOTHING_LEAKED, settledHeldBy, type Held } from '../support/back-end.js';
-import { startExport } from '../support/export-process.js';
+import {
+  cpuMillis,
+  leakedBy,
+  NOTHING_LEAKED,
+  scratchDirectory,
+  settledHeldBy,
+  type Held,
+} from '../support/back-end.js';
+import { startExport, statusOf } from '../support/export-process.js';
 import { serveDisks, type ServedDisks } from '../support/served-disks.js';
+import { RawGuest, type RawGuestOptions } from './raw-guest.js';
 
 const MiB = 2 ** 20;
 /** Size of the victim's and the innocent's disk. */
@@ -22,8 +32,20 @@ export const DISK_BYTES = 8 * MiB;
 /** Queues that the back-end offers. */
 export const QUEUES = 2;
 
+/** Longest that the innocent may wait for one request while the victim's front-end misbehaves, on a busy machine. */
+const INNOCENT_MS = 2_000;
+
 /** How a back-end took an attack. */
 export type Outcome = 'ring-stopped' | 'disconnected' | 'nothing';
+
+/** How the back-end is started. */
+export interface ArenaOptions {
+  readOnly?: boolean;
+  cache?: 'direct' | 'writeback';
+  args?: readonly string[];
+}
+
+const controlIn = (directory: string): string => join(directory, 'control');
 
 /**
  * One process that serves two disks: a victim, whose front-ends break rules, and an innocent, whose front-end must
@@ -38,18 +60,22 @@ export class HostileArena {
     readonly served: ServedDisks,
     readonly innocent: FakeBlkDisk,
     private readonly readOnly: boolean,
+    private readonly scratch: ReturnType<typeof scratchDirectory>,
   ) {}
 
-  static async start(options: { readOnly?: boolean; args?: readonly string[] } = {}): Promise<HostileArena> {
-    const { args, readOnly } = options;
-    const served = await serveDisks((more) => startExport({ ...more, args }), {
+  static async start(options: ArenaOptions = {}): Promise<HostileArena> {
+    const { args = [], readOnly, cache } = options;
+    const scratch = scratchDirectory();
+    const more = ['--reactors', '1', '--control', controlIn(scratch.path), ...args];
+    const served = await serveDisks((disks) => startExport({ ...disks, args: more }), {
       sizeBytes: DISK_BYTES,
       count: 2,
       numQueues: QUEUES,
       readOnly,
+      ...(cache && { cache }),
     });
     const innocent = await FakeBlkDisk.open(served.sockets[1]!, { numQueues: QUEUES, timeoutMs: 5_000 });
-    const arena = new HostileArena(served, innocent, options.readOnly ?? false);
+    const arena = new HostileArena(served, innocent, options.readOnly ?? false, scratch);
     await arena.visit();
     await arena.visit();
     arena.baseline = await settledHeldBy(served.backEnd.pid);
@@ -58,6 +84,11 @@ export class HostileArena {
 
   get pid(): number {
     return this.served.backEnd.pid;
+  }
+
+  /** Where the back-end takes requests of the operator. */
+  get control(): string {
+    return controlIn(this.scratch.path);
   }
 
   get victimSocket(): string {
@@ -85,6 +116,33 @@ export class HostileArena {
     });
     this.later(() => disk.close());
     return disk;
+  }
+
+  /** An honest guest on the victim, of which every part can be spoilt. */
+  async guest(options: RawGuestOptions = {}): Promise<RawGuest> {
+    const guest = await RawGuest.open(this.victimSocket, { numQueues: QUEUES, timeoutMs: 3_000, ...options });
+    this.later(() => guest.close());
+    return guest;
+  }
+
+  /** What the back-end has counted of the victim. */
+  report(): Promise<ExportStatus> {
+    return statusOf(this.control);
+  }
+
+  /** Does something and tells which faults of the victim's guest or front-end were counted meanwhile, by name. */
+  async faultsOf(attack: () => unknown): Promise<string[]> {
+    const { faultsByName: before } = await this.report();
+    await attack();
+    return this.faultsSince(before);
+  }
+
+  /** Names of the victim's faults that were counted since a report. */
+  async faultsSince(before: ExportStatus['faultsByName']): Promise<string[]> {
+    const { faultsByName } = await this.report();
+    return Object.entries(faultsByName)
+      .filter(([name, count]) => count > (before[name] ?? 0))
+      .map(([name]) => name);
   }
 
   /** A connection to the victim on which nothing has been said. */
@@ -127,12 +185,16 @@ export class HostileArena {
     await this.visit();
     const leaked = () => leakedBy(this.pid, this.baseline);
     await expect.poll(leaked, { timeout: 5_000, interval: 20 }).toEqual(NOTHING_LEAKED);
+    // Every fault has a name; this one says that we did not foresee it.
+    const { faultsByName, lastDisconnect } = await this.report();
+    expect(faultsByName['internal'], lastDisconnect).toBeUndefined();
   }
 
   /** The innocent writes and reads. */
   async checkInnocent(): Promise<void> {
     expect(this.served.backEnd.isRunning(), this.served.backEnd.log()).toBe(true);
     const pattern = Buffer.alloc(4096, ++this.rounds & 0xff);
+    const begin = performance.now();
     for (let queue = 0; queue < QUEUES; queue++) {
       if (this.readOnly) {
         await this.innocent.read(0, 4096, { queue });
@@ -141,6 +203,7 @@ export class HostileArena {
       await this.innocent.write(4096 * queue, pattern, { queue });
       expect(Buffer.from(await this.innocent.read(4096 * queue, 4096, { queue })).equals(pattern)).toBe(true);
     }
+    expect(performance.now() - begin).toBeLessThan(INNOCENT_MS);
   }
 
   /** What the process uses of a core while nobody asks anything of it, from 0 to 1. */
@@ -155,6 +218,7 @@ export class HostileArena {
     for (const close of this.closers.splice(0).reverse()) close();
     this.innocent.close();
     await this.served.close();
+    this.scratch.remove();
   }
 
   /** An honest front-end comes to the victim, is served, and goes. */

@@ -1,10 +1,8 @@
 import { writeSync } from 'node:fs';
-import { join } from 'node:path';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import { MESSAGE } from '@cairn/vhost-user/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { scratchDirectory } from '../support/back-end.js';
 import { resizeExport } from '../support/export-process.js';
 import { HostileArena } from './hostile-arena.js';
 
@@ -25,17 +23,10 @@ const fill = (fd: number, mode: 'blocking' | 'non-blocking') => {
 
 describe('no front-end holds up the thread that serves others', () => {
   let arena: HostileArena;
-  let control: string;
-  let scratch: ReturnType<typeof scratchDirectory>;
   beforeEach(async () => {
-    scratch = scratchDirectory();
-    control = join(scratch.path, 'control');
-    arena = await HostileArena.start({ args: ['--control', control] });
+    arena = await HostileArena.start();
   });
-  afterEach(async () => {
-    await arena.close();
-    scratch.remove();
-  });
+  afterEach(() => arena.close());
 
   const eventfd = () => arena.own(check('eventfd', native.eventfd(EFD_NONBLOCK)));
 
@@ -98,7 +89,7 @@ describe('no front-end holds up the thread that serves others', () => {
     const none = new Int32Array(0);
     while (native.send(theirs, Buffer.alloc(12), 0, 12, none, 0) > 0);
     if (mode === 'blocking') check('setNonblocking', native.setNonblocking(theirs, 0));
-    await resizeExport(control, 16 * MiB, arena.served.files[0]!);
+    await resizeExport(arena.control, 16 * MiB, arena.served.files[0]!);
     await arena.checkInnocent();
     expect((await disk.readConfig()).capacitySectors).toBe((16 * MiB) / 512);
     await arena.verify();

@@ -1,0 +1,378 @@
+import { closeSync } from 'node:fs';
+import { check, EFD_NONBLOCK, native } from '@cairn/native';
+import { FakeFrontend, MESSAGE, PROTOCOL_FEATURE, pollUntil, regionBytes } from '@cairn/vhost-user/testing';
+import {
+  BLK_FEATURE,
+  BLK_TYPE,
+  FakeDriver,
+  FakePackedDriver,
+  GuestRam,
+  RING_FEATURE,
+  bits,
+  type RamRegionSpec,
+  type Segment,
+} from '@cairn/virtio/testing';
+
+// A guest with its front-end, honest by default, of which a test can reach and spoil every part: each message is sent
+// on its own, nothing runs in the background, and a ring is split or packed.
+
+/** Little-endian 32-bit words. */
+export const u32 = (...values: number[]): Buffer => {
+  const out = Buffer.alloc(4 * values.length);
+  values.forEach((value, i) => out.writeUInt32LE(value >>> 0, 4 * i));
+  return out;
+};
+
+/** Little-endian 64-bit words. */
+export const u64 = (...values: (number | bigint)[]): Buffer => {
+  const out = Buffer.alloc(8 * values.length);
+  values.forEach((value, i) => out.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)), 8 * i));
+  return out;
+};
+
+/** Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD. */
+export const inflightBytes = (sizeBytes: number | bigint, offset: number, queues: number, size: number) =>
+  Buffer.concat([u64(sizeBytes, offset), u32((queues & 0xffff) | (size << 16))]);
+
+/** How the guest is set up. */
+export interface RawGuestOptions {
+  packed?: boolean;
+  numQueues?: number;
+  queueSize?: number;
+  memory?: readonly RamRegionSpec[];
+  /** Region in which the rings lie; default: the last one with room. */
+  ringRegion?: number;
+  /** Features to leave out although they are offered. */
+  without?: bigint;
+  /** Ask the back-end for an area in which requests in flight are tracked, and give it back. */
+  inflight?: boolean;
+  /** Give memory region by region. */
+  slots?: boolean;
+  timeoutMs?: number;
+}
+
+/** A request that the guest has submitted. */
+export interface RawRequest {
+  readonly ring: number;
+  readonly head: number;
+  readonly pieces: readonly Segment[];
+  /** Set when the device has given it back. */
+  usedBytes: number | undefined;
+}
+
+const { PROTOCOL_FEATURES, LOG_ALL, VERSION_1, RING_PACKED, INDIRECT_DESC, EVENT_IDX } = RING_FEATURE;
+const KNOWN = bits(...Object.values(BLK_FEATURE), PROTOCOL_FEATURES, VERSION_1, INDIRECT_DESC, EVENT_IDX);
+const MEMORY: readonly RamRegionSpec[] = [
+  { gpa: 0, sizeBytes: 0x10_0000 },
+  { gpa: 0x1_0000_0000, sizeBytes: 0x40_0000 },
+];
+
+/** One ring: its driver and its three eventfds. */
+export class RawRing {
+  driver!: FakeDriver | FakePackedDriver;
+  readonly kickFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
+  readonly callFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
+  readonly errFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
+
+  constructor(
+    readonly index: number,
+    private readonly ram: GuestRam,
+    private readonly options: { size: number; eventIdx: boolean; packed: boolean; region?: number },
+  ) {
+    this.reset();
+  }
+
+  get split(): FakeDriver {
+    if (this.driver instanceof FakeDriver) return this.driver;
+    throw new Error('the ring is packed');
+  }
+
+  get packed(): FakePackedDriver {
+    if (this.driver instanceof FakePackedDriver) return this.driver;
+    throw new Error('the ring is split');
+  }
+
+  /** SET_VRING_BASE that continues where the used ring stands. */
+  get base(): number {
+    if (this.driver instanceof FakeDriver) return this.driver.lastUsed;
+    const { slot, wrap } = this.driver.nextUsed;
+    const word = slot | (wrap ? 0x8000 : 0);
+    return word + word * 0x1_0000;
+  }
+
+  /** An empty ring in the same place. */
+  reset(): void {
+    const { size, eventIdx, packed, region } = this.options;
+    const before = this.driver as FakeDriver | FakePackedDriver | undefined;
+    const place = before && {
+      descGpa: before.descGpa,
+      availGpa: before.availGpa,
+      usedGpa: before.usedGpa,
+    };
+    const options = { size, eventIdx, ...(region === undefined ? {} : { region }), ...place };
+    this.driver = packed ? new FakePackedDriver(this.ram, options) : new FakeDriver(this.ram, options);
+    this.driver.wantCalls(false);
+  }
+
+  kick(): void {
+    check('signal', native.signal(this.kickFd));
+  }
+
+  publish(): void {
+    if (this.driver.publish()) this.kick();
+  }
+
+  /** Whether the back-end has signalled the err eventfd since the last look. */
+  sawError(): boolean {
+    return native.consume(this.errFd) > 0;
+  }
+
+  close(): void {
+    for (const fd of [this.kickFd, this.callFd, this.errFd]) closeSync(fd);
+  }
+}
+
+/** A guest and its front-end; see the options for what it agrees to. */
+export class RawGuest {
+  readonly rings: RawRing[] = [];
+  features = 0n;
+  /** The area of SET_INFLIGHT_FD. */
+  inflight: { fd: number; sizeBytes: number } | undefined;
+  private readonly waiting: Map<number, RawRequest>[] = [];
+  private closed = false;
+
+  private constructor(
+    public frontend: FakeFrontend,
+    readonly ram: GuestRam,
+    readonly options: RawGuestOptions,
+  ) {}
+
+  static async open(socketPath: string, options: RawGuestOptions = {}): Promise<RawGuest> {
+    const ram = new GuestRam(options.memory ?? MEMORY);
+    const guest = new RawGuest(connect(socketPath, options), ram, options);
+    try {
+      await guest.negotiate();
+      for (let index = 0; index < (options.numQueues ?? 1); index++) {
+        guest.waiting.push(new Map());
+        guest.rings.push(
+          new RawRing(index, ram, {
+            size: options.queueSize ?? 64,
+            eventIdx: guest.has(EVENT_IDX),
+            packed: options.packed ?? false,
+            ...(options.ringRegion === undefined ? {} : { region: options.ringRegion }),
+          }),
+        );
+      }
+      await guest.setUp();
+      return guest;
+    } catch (error) {
+      guest.close();
+      throw error;
+    }
+  }
+
+  has(feature: number): boolean {
+    return (this.features & bits(feature)) !== 0n;
+  }
+
+  /** Features, protocol features and owner, as every front-end begins. */
+  async negotiate(): Promise<void> {
+    const { frontend, options } = this;
+    const offered = await frontend.getFeatures();
+    const wanted = KNOWN | (options.packed ? bits(RING_PACKED) : 0n);
+    this.features = offered & wanted & ~(options.without ?? 0n) & ~bits(LOG_ALL);
+    await frontend.setFeatures(this.features);
+    const agreed = (await frontend.getProtocolFeatures()) & bits(...Object.values(PROTOCOL_FEATURE));
+    await frontend.setProtocolFeatures(agreed);
+    await frontend.setOwner();
+  }
+
+  /** Memory, in-flight area and rings, from where the rings stand. */
+  async setUp(): Promise<void> {
+    await this.frontend.setFeatures(this.features);
+    await this.shareMemory();
+    if (this.options.inflight) await this.shareInflight();
+    for (const ring of this.rings) await this.startRing(ring);
+  }
+
+  async shareMemory(): Promise<void> {
+    if (!this.options.slots) return this.frontend.setMemTable(this.ram);
+    for (const region of this.ram.regions) await this.addRegion(region);
+    return undefined;
+  }
+
+  addRegion(region: GuestRam['regions'][number]): Promise<void> {
+    return this.frontend.tell(MESSAGE.ADD_MEM_REG, Buffer.concat([u64(0), regionBytes(region)]), [region.fd]);
+  }
+
+  removeRegion(region: GuestRam['regions'][number]): Promise<void> {
+    return this.frontend.tell(MESSAGE.REM_MEM_REG, Buffer.concat([u64(0), regionBytes(region)]));
+  }
+
+  /** Gets the area when there is none yet, and gives it (back). */
+  async shareInflight(): Promise<void> {
+    const queues = this.rings.length;
+    const size = this.rings[0]!.driver.size;
+    if (!this.inflight) {
+      const { payload, fds } = await this.frontend.ask(
+        MESSAGE.GET_INFLIGHT_FD,
+        inflightBytes(0, 0, queues, size),
+      );
+      this.inflight = { fd: fds[0]!, sizeBytes: Number(payload.readBigUInt64LE(0)) };
+    }
+    const { fd, sizeBytes } = this.inflight;
+    await this.frontend.tell(MESSAGE.SET_INFLIGHT_FD, inflightBytes(sizeBytes, 0, queues, size), [fd]);
+  }
+
+  async startRing(ring: RawRing): Promise<void> {
+    const { frontend } = this;
+    const { index } = ring;
+    await frontend.setVringNum(index, ring.driver.size);
+    await frontend.setVringBase(index, ring.base);
+    await frontend.setVringAddr(index, this.addressesOf(ring));
+    await frontend.setVringErr(index, ring.errFd);
+    await frontend.setVringCall(index, ring.callFd);
+    await frontend.setVringKick(index, ring.kickFd);
+    await frontend.setVringEnable(index, true);
+  }
+
+  addressesOf({ driver }: RawRing): { desc: number; avail: number; used: number } {
+    const { ram } = this;
+    return {
+      desc: ram.userAddress(driver.descGpa),
+      avail: ram.userAddress(driver.availGpa),
+      used: ram.userAddress(driver.usedGpa),
+    };
+  }
+
+  /** Connects anew after the connection has ended, and sets everything up from where the rings stand. */
+  async reconnect(socketPath: string): Promise<void> {
+    this.frontend.close();
+    this.frontend = connect(socketPath, this.options);
+    await this.negotiate();
+    await this.setUp();
+  }
+
+  /** Writes a classic request into guest memory: header, data, status. */
+  place(
+    type: number,
+    sector: number | bigint,
+    { out, inBytes = 0 }: { out?: Uint8Array; inBytes?: number } = {},
+  ) {
+    const { ram } = this;
+    const header = ram.allocate(16, 16);
+    ram.setU32(header, type);
+    ram.setU64(header + 8, sector);
+    const pieces: Segment[] = [{ gpa: header, lengthBytes: 16, writable: false }];
+    if (out && out.length > 0) {
+      const gpa = ram.allocate(out.length, 512);
+      ram.bytes(gpa, out.length).set(out);
+      pieces.push({ gpa, lengthBytes: out.length, writable: false });
+    }
+    if (inBytes > 0) pieces.push({ gpa: ram.allocate(inBytes, 512), lengthBytes: inBytes, writable: true });
+    const status = ram.allocate(1, 1);
+    ram.bytes(status, 1).fill(0xee);
+    pieces.push({ gpa: status, lengthBytes: 1, writable: true });
+    return pieces;
+  }
+
+  /** Submits a chain and shows it to the device. */
+  submit(ring: number, pieces: readonly Segment[], options: { indirectAfter?: number; show?: boolean } = {}) {
+    const { driver } = this.rings[ring]!;
+    const { indirectAfter, show = true } = options;
+    const head =
+      driver instanceof FakeDriver
+        ? driver.submit(pieces, indirectAfter === undefined ? {} : { indirectAfter })
+        : driver.submit(pieces, indirectAfter === 0 ? { indirectAfter } : {});
+    const request: RawRequest = { ring, head, pieces, usedBytes: undefined };
+    this.waiting[ring]!.set(head, request);
+    if (show) this.rings[ring]!.publish();
+    return request;
+  }
+
+  /** Takes what the device has given back, on all rings or one. Throws DeviceFault when it broke a rule. */
+  reap(only?: number): void {
+    for (const { driver, index } of this.rings) {
+      if (only !== undefined && only !== index) continue;
+      for (let used = driver.popUsed(); used; used = driver.popUsed()) {
+        const request = this.waiting[index]!.get(used.head)!;
+        this.waiting[index]!.delete(used.head);
+        request.usedBytes = used.lengthBytes;
+      }
+    }
+  }
+
+  /** Waits until a request is given back; its status byte. Throws TimedOut. */
+  async finish(request: RawRequest): Promise<number> {
+    const done = () => {
+      this.reap(request.ring);
+      return request.usedBytes === undefined ? undefined : this.statusOf(request);
+    };
+    return pollUntil('a request', done, { timeoutMs: this.options.timeoutMs ?? 5_000 });
+  }
+
+  statusOf({ pieces }: RawRequest): number {
+    const { gpa, lengthBytes } = pieces.at(-1)!;
+    return this.ram.bytes(gpa + lengthBytes - 1, 1)[0]!;
+  }
+
+  /** Data of an answered read. */
+  dataOf({ pieces }: RawRequest): Buffer {
+    const written = pieces.filter(({ writable }) => writable);
+    return Buffer.concat(written.map(({ gpa, lengthBytes }) => this.ram.bytes(gpa, lengthBytes))).subarray(
+      0,
+      -1,
+    );
+  }
+
+  release({ pieces }: RawRequest): void {
+    for (const { gpa } of pieces) this.ram.free(gpa);
+  }
+
+  /** A whole request; its status. */
+  async ask(
+    type: number,
+    sector: number | bigint = 0,
+    more: { out?: Uint8Array; inBytes?: number; ring?: number } = {},
+  ): Promise<{ status: number; data: Buffer }> {
+    const request = this.submit(more.ring ?? 0, this.place(type, sector, more));
+    const status = await this.finish(request);
+    const data = Buffer.from(this.dataOf(request));
+    this.release(request);
+    return { status, data };
+  }
+
+  /** Reads and expects success. */
+  async read(sector = 0, inBytes = 4096, ring = 0): Promise<Buffer> {
+    const { status, data } = await this.ask(BLK_TYPE.IN, sector, { inBytes, ring });
+    if (status !== 0) throw new Error(`reading sector ${sector} ended with status ${status}`);
+    return data;
+  }
+
+  /** Writes and expects success. */
+  async write(sector: number, out: Uint8Array, ring = 0): Promise<void> {
+    const { status } = await this.ask(BLK_TYPE.OUT, sector, { out, ring });
+    if (status !== 0) throw new Error(`writing sector ${sector} ended with status ${status}`);
+  }
+
+  /** Requests that the device has not given back, which are forgotten. */
+  abandon(): RawRequest[] {
+    return this.waiting.flatMap((waiting) => {
+      const left = [...waiting.values()];
+      waiting.clear();
+      return left;
+    });
+  }
+
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.frontend.close();
+    for (const ring of this.rings) ring.close();
+    if (this.inflight) closeSync(this.inflight.fd);
+    this.ram.close();
+  }
+}
+
+const connect = (socketPath: string, { timeoutMs = 5_000 }: RawGuestOptions): FakeFrontend =>
+  FakeFrontend.connect(socketPath, { timeoutMs });
