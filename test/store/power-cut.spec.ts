@@ -8,7 +8,7 @@ import { PowerCutScenario } from '../support/power-cut.js';
 // Random verbs are recorded effect by effect; then the power is cut after each: with all that was issued, with no more
 // than is certain, and with some of what is not. CAIRN_STORE_CUTS sets how many scenarios, CAIRN_STORE_SEED the first.
 
-const scenarios = Number(process.env['CAIRN_STORE_CUTS'] ?? 3);
+const scenarios = Number(process.env['CAIRN_STORE_CUTS'] ?? 2);
 const firstSeed = Number(process.env['CAIRN_STORE_SEED'] ?? 1);
 const VERBS = 25;
 const RANDOM_KEEPS = 3;

@@ -1,6 +1,6 @@
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { type SwitchHeads, VolumeImage, VolumeStore } from '@cairn/storage';
+import { checkPool, describeFinding, type SwitchHeads, VolumeImage, VolumeStore } from '@cairn/storage';
 import { RecordingDisk, seeded } from '@cairn/storage/testing';
 
 const SECTOR = 512;
@@ -66,6 +66,7 @@ export class PowerCutScenario {
   async check(directory: string, at: number): Promise<void> {
     for (const folder of ['layers', 'volumes', 'snapshots'])
       mkdirSync(join(directory, folder), { recursive: true });
+    await expectNone(directory, 'damage');
     const store = await VolumeStore.open({ directory, overcommitRatio: 1e6 });
     try {
       const broken = [...store.listBroken(), ...store.snapshots.listBroken()];
@@ -80,6 +81,7 @@ export class PowerCutScenario {
     } finally {
       await store.close();
     }
+    await expectNone(directory, 'damage', 'leftover', 'notice');
   }
 
   private async checkAll(store: VolumeStore, at: number): Promise<Map<string, Uint8Array>> {
@@ -268,6 +270,14 @@ export class PowerCutScenario {
     return [...from.keys()][this.random(from.size)];
   }
 }
+
+/** Throws when a check finds anything so severe. A pool that was not made yet is none. */
+const expectNone = async (directory: string, ...severities: string[]): Promise<void> => {
+  if (!existsSync(join(directory, 'pool.json'))) return;
+  const { findings } = await checkPool(directory);
+  const found = findings.filter(({ severity }) => severities.includes(severity)).map(describeFinding);
+  if (found.length > 0) throw new Error(found.join('; '));
+};
 
 /** Is it there? Throws when it must be and is not, or the other way round. */
 const existence = (id: string, { madeAt, goneAt }: Life, at: number, there: boolean): boolean => {

@@ -5,6 +5,7 @@ import { layerFileOf } from './layer-file.js';
 import { BLOCK_BYTES, type LayerFile, ZEROED, zeroMapPosition } from './layer-format.js';
 import type { Pool } from './pool.js';
 import type { LayerRecord } from './records.js';
+import { forgetSums } from './scrub.js';
 import { StorageError } from './storage-error.js';
 
 // Two ways to make one layer of two, `layer` below and its only `child`, which nobody writes:
@@ -37,6 +38,8 @@ export async function fold(context: FoldContext): Promise<boolean> {
   const [belowBytes, aboveBytes] = [below?.allocatedBytes ?? 0, above?.allocatedBytes ?? 0];
   const down = aboveBytes <= belowBytes;
   const total = down ? aboveBytes : belowBytes;
+  await forgetSums(pool, layer.id);
+  await forgetSums(pool, child.id);
   if (!(await (down ? copyDown(context, total) : copyUp(context, total)))) return false;
   await pool.step('fold.flushed');
   const folded: LayerRecord = down

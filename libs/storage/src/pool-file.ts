@@ -40,7 +40,8 @@ export async function openPoolFile(
   return { poolId, abilities };
 }
 
-async function readPoolFile(
+/** What is written down of a pool; undefined when it is none. Rejects with `manifest-corrupt`. */
+export async function readPoolFile(
   path: string,
   disk: Disk,
 ): Promise<{ poolId: string; abilities: PoolAbilities | undefined; text: string } | undefined> {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 // pool/snapshots/snap-….json       a snapshot: its layer and state
 // pool/layers/lay-….json           a layer: its file and parent
 // pool/layers/lay-….img            a layer's file (see layer-format)
+// pool/layers/lay-….sum            checksums of a sealed layer, when it was scrubbed
 //
 // A layer's file is there before its manifest, and the manifest before anything names it; they go in the reverse order.
 // So what a crash leaves behind is a layer that nobody names, or a file that no layer names, and is removed.
@@ -36,6 +37,10 @@ export class PoolPaths {
 
   layer(id: string): string {
     return join(this.layers, `${id}.json`);
+  }
+
+  layerSums(id: string): string {
+    return join(this.layers, `${id}.sum`);
   }
 
   layerFile(file: string): string {

@@ -259,7 +259,10 @@ export class Pool {
         for (;;) {
           const garbage = this.graph.listGarbage().filter(({ id }) => !this.folding.has(id));
           if (garbage.length === 0) return;
-          for (const layer of garbage) await this.disk.remove(this.paths.layer(layer.id));
+          for (const { id } of garbage) {
+            await this.disk.remove(this.paths.layer(id));
+            await this.disk.remove(this.paths.layerSums(id));
+          }
           await this.disk.syncDirectory(this.paths.layers);
           await this.step('collect.manifest-removed');
           for (const layer of garbage) {

@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { FoldContext } from './fold.js';
 import { layerFileOf } from './layer-file.js';
+import { forgetSums } from './scrub.js';
 import { nextSaid, readBlocks, SAYS } from './layer-blocks.js';
 import { BLOCK_BYTES } from './layer-format.js';
 
@@ -28,6 +29,7 @@ export async function prune({ pool, layer, child, isOver }: FoldContext): Promis
     let pruned = 0;
     const punch = async (): Promise<void> => {
       if (hidden.length === 0) return;
+      await forgetSums(pool, layer.id);
       const writer = pool.writerOf(child.id);
       await writer?.barrier();
       await above.sync();

@@ -34,7 +34,7 @@ export async function removeScratch({ disk, paths }: Pick<Pool, 'disk' | 'paths'
 }
 
 /** Reads what is in the pool. What is not understood, and what depends on it, is in `pool.broken` then. */
-export async function loadPool(pool: Pool): Promise<void> {
+export async function loadPool(pool: Pool, { upgrade = true } = {}): Promise<void> {
   const { graph, paths } = pool;
   const first: VolumeManifest[] = [];
   await readAll(pool, paths.layers, LAYER_ID, async (text, id) => graph.putLayer(unsealLayer(text, id)));
@@ -46,8 +46,9 @@ export async function loadPool(pool: Pool): Promise<void> {
   await readAll(pool, paths.snapshots, SNAPSHOT_ID, async (text, id) => {
     graph.snapshots.set(id, unsealSnapshot(text, id));
   });
-  for (const volume of first) await upgrade(pool, volume);
-  for (const layer of graph.listLayers()) await guard(pool, layer.id, () => checkFile(pool, layer));
+  for (const volume of first) await upgradeVolume(pool, volume, upgrade);
+  // A layer that nobody needs may be without its file: a crash can keep the name of one and not of the other.
+  for (const layer of neededLayers(pool)) await guard(pool, layer.id, () => checkFile(pool, layer));
   for (const [id, volume] of [...graph.volumes]) {
     const sound = await guard(pool, id, async () => checkChain(pool, volume.headLayer, volume.sizeBytes));
     if (!sound) graph.volumes.delete(id);
@@ -80,7 +81,7 @@ export async function recoverPool(pool: Pool): Promise<void> {
 }
 
 /** Gives the layer of a volume of the first version its manifest, then the volume its present form. */
-async function upgrade(pool: Pool, volume: VolumeManifest): Promise<void> {
+async function upgradeVolume(pool: Pool, volume: VolumeManifest, write: boolean): Promise<void> {
   const { headLayer: id, sizeBytes, createdAt } = volume;
   const layer: LayerRecord = {
     id,
@@ -91,6 +92,7 @@ async function upgrade(pool: Pool, volume: VolumeManifest): Promise<void> {
     createdAt,
   };
   if (pool.graph.findLayer(id) === undefined) pool.graph.putLayer(layer);
+  if (!write) return;
   // A volume that is not sound is not written anew: the check that follows refuses it with the reason.
   if ((await pool.disk.stat(pool.paths.layerFile(layer.file)))?.sizeBytes !== sizeBytes) return;
   try {
@@ -134,6 +136,20 @@ async function guard({ broken }: Pool, id: string, check: () => Promise<void>): 
     broken.set(id, error);
     return false;
   }
+}
+
+/** The layers that volumes and snapshots are made of, as far as they are there. */
+function neededLayers({ graph }: Pool): Set<LayerRecord> {
+  const needed = new Set<LayerRecord>();
+  const heads = [...graph.volumes.values()].map(({ headLayer }) => headLayer);
+  for (const head of [...heads, ...[...graph.snapshots.values()].map(({ layer }) => layer)]) {
+    let layer = graph.findLayer(head);
+    while (layer && !needed.has(layer)) {
+      needed.add(layer);
+      layer = layer.parent === null ? undefined : graph.findLayer(layer.parent);
+    }
+  }
+  return needed;
 }
 
 async function checkFile({ disk, paths }: Pool, layer: LayerRecord): Promise<void> {

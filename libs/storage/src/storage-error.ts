@@ -11,6 +11,8 @@ export type StorageErrorKind =
   | 'read-only'
   | 'snapshot-not-found'
   | 'snapshot-exists'
+  | 'snapshots-unrelated'
+  | 'checksum-mismatch'
   | 'manifest-corrupt'
   | 'invalid-argument'
   | 'io';

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { LiveVolume, VolumeChain } from './chain.js';
+import { ChangedBlocks } from './changed-blocks.js';
 import { Clones } from './clones.js';
 import { Coalescer } from './coalescer.js';
 import { type Disk, systemDisk } from './disk.js';
@@ -13,9 +14,12 @@ import { PoolPaths } from './pool-paths.js';
 import { type PoolAbilities, probePool } from './pool-probe.js';
 import { VOLUME_ID, type VolumeManifest } from './records.js';
 import { loadPool, recoverPool, removeScratch } from './recovery.js';
+import { type ScrubOptions, type ScrubReport, scrubPool } from './scrub.js';
+import { SnapshotWriter } from './snapshot-writer.js';
 import { Snapshots } from './snapshots.js';
 import type { OnStep } from './steps.js';
 import { StorageError, storageErrorOf } from './storage-error.js';
+import { measureUsage, type PoolUsage } from './usage.js';
 
 const DEFAULT_OVERCOMMIT_RATIO = 10;
 
@@ -48,6 +52,8 @@ export class VolumeStore {
   readonly snapshots: Snapshots;
   readonly clones: Clones;
   readonly coalescer: Coalescer;
+  readonly changedBlocks: ChangedBlocks;
+  readonly snapshotWriter: SnapshotWriter;
 
   private constructor(
     private readonly pool: Pool,
@@ -56,6 +62,8 @@ export class VolumeStore {
     this.snapshots = new Snapshots(pool);
     this.clones = new Clones(pool, this.snapshots);
     this.coalescer = new Coalescer(pool);
+    this.changedBlocks = new ChangedBlocks(pool);
+    this.snapshotWriter = new SnapshotWriter(pool);
   }
 
   /**
@@ -224,6 +232,18 @@ export class VolumeStore {
     } catch (error) {
       throw storageErrorOf('measure pool', directory, error);
     }
+  }
+
+  /**
+   * Reads every layer that a snapshot names: makes checksums of those that have none, and compares the others.
+   */
+  scrub(options: ScrubOptions = {}): Promise<ScrubReport> {
+    return this.pool.verb(['scrub'], () => scrubPool(this.pool, options));
+  }
+
+  /** Whose bytes the pool holds. Takes time in proportion to the extents of all layers. */
+  usage(): Promise<PoolUsage> {
+    return measureUsage(this.pool);
   }
 
   /** Waits for verbs that run, then gives the lock back. No verb that changes anything may follow. */
