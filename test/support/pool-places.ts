@@ -1,5 +1,5 @@
-import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -27,34 +27,41 @@ const existing = (name: string, parent: string): PoolPlace => {
   };
 };
 
-/** A file system in a file, mounted: needs root, loop devices and the program that makes it. */
+/**
+ * A file system in a file, mounted when it is first asked for: needs root, loop devices and the program that makes it.
+ * Tried at once, so that the tests on it can be skipped with the reason; nothing is left mounted until a test wants it.
+ */
 const loop = (name: string, mkfs: readonly string[]): PoolPlace => {
-  const base = mkdtempSync(join(tmpdir(), 'cairn-loop-'));
-  const image = join(base, 'image');
-  const mount = mkdtempSync(join(base, 'mount-'));
-  const place = {
-    name,
-    make: () => mkdtempSync(join(mount, 'pool-')),
-    dispose: () => {
-      try {
-        execFileSync('umount', ['-l', mount], { stdio: 'pipe' });
-      } catch {
-        // It was not mounted.
-      }
-      rmSync(base, { recursive: true, force: true });
-    },
+  let base: string | undefined;
+  const mountOf = (path: string): string => join(path, 'mount');
+  const dispose = (): void => {
+    if (base === undefined) return;
+    spawnSync('umount', ['-l', mountOf(base)], { stdio: 'pipe' });
+    rmSync(base, { recursive: true, force: true });
+    base = undefined;
   };
+  const mount = (): string => {
+    if (base === undefined) {
+      base = mkdtempSync(join(tmpdir(), 'cairn-loop-'));
+      const image = join(base, 'image');
+      mkdirSync(mountOf(base));
+      writeFileSync(image, '');
+      truncateSync(image, LOOP_BYTES);
+      execFileSync(mkfs[0]!, [...mkfs.slice(1), image], { stdio: 'pipe' });
+      execFileSync('mount', ['-o', 'loop', image, mountOf(base)], { stdio: 'pipe' });
+    }
+    return mountOf(base);
+  };
+  const place = { name, make: () => mkdtempSync(join(mount(), 'pool-')), dispose };
   try {
-    writeFileSync(image, '');
-    truncateSync(image, LOOP_BYTES);
-    execFileSync(mkfs[0]!, [...mkfs.slice(1), image], { stdio: 'pipe' });
-    execFileSync('mount', ['-o', 'loop', image, mount], { stdio: 'pipe' });
+    mount();
     return place;
   } catch (error) {
     const reason = error instanceof Error ? error.message.split('\n')[0]! : String(error);
     process.stderr.write(`skipped: the store on ${name}: ${reason}\n`);
-    place.dispose();
     return { ...place, skipped: reason };
+  } finally {
+    dispose();
   }
 };
 
