@@ -54,14 +54,14 @@ describe('the log of dirty pages', () => {
       { gpa: 3 * PAGE, lengthBytes: 4 },
       { gpa: 7 * PAGE, lengthBytes: PAGE + 1 },
     ]);
-    log.publishing();
+    log.published();
     expect(marked()).toEqual([3, 7, 8]);
     log.close();
   });
 
   it('pays no heed to pages past its end', () => {
     const log = open([{ gpa: 7 * PAGE, lengthBytes: 2 * PAGE }], 1);
-    log.publishing();
+    log.published();
     log.completed(0, 0, 1);
     expect(marked()).toEqual([7]);
     log.close();

@@ -50,8 +50,8 @@ export class DirtyLog {
     this.mark(statusHigh * U32 + statusLow, 1);
   }
 
-  /** Marks the used ring, before its index is published. */
-  publishing(): void {
+  /** Marks the used ring, after its index was published: a page that is copied in between must be copied again. */
+  published(): void {
     for (const { gpa, lengthBytes } of this.ring) this.mark(gpa, lengthBytes);
   }
 

@@ -318,8 +318,8 @@ export class ReactorLoop implements ShardHost {
   private publish(ring: BlkRing): void {
     const { queue, shard } = ring;
     if (!queue) return;
-    ring.log?.publishing();
     const called = queue.publish();
+    ring.log?.published();
     if (called) ring.signal('callFd');
     shard.metrics.add(called ? 'calls' : 'callsSuppressed', 1);
   }

@@ -78,14 +78,19 @@ export class RingSet {
     return { vring, usedLogGpa, logMoved: vring.usedLogGpa !== usedLogGpa };
   }
 
-  /** The device was reset: every ring is as at first; none may be running. */
-  reset(): void {
+  /** Every ring waits to be set up and enabled anew; none may be running. */
+  disableAll(): void {
     for (const vring of this.all) {
       this.settle(vring);
       vring.started = false;
       vring.enabled = false;
-      vring.nextAvail = 0;
     }
+  }
+
+  /** The device was reset: every ring is as at first; none may be running. */
+  reset(): void {
+    this.disableAll();
+    for (const vring of this.all) vring.nextAvail = 0;
     this.areas.dropOwn();
     this.features = FeatureSet.of();
   }

@@ -69,15 +69,29 @@ describe('resetting the device', () => {
     expect(backend.log).toEqual(['stop 0', 'drained 0', 'reset']);
   });
 
-  it('SET_STATUS 0 does the same, and any other status is kept for GET_STATUS (vhost-user, SET_STATUS)', async () => {
+  it('keeps any other status than 0 for GET_STATUS (vhost-user, SET_STATUS)', async () => {
     await running();
     expect(await during(front.getStatus())).toBe(0);
     await during(front.setStatus(0x0f));
     expect(await during(front.getStatus())).toBe(0x0f);
     expect(backend.log).toEqual([]);
+  });
+
+  it('SET_STATUS 0 stops and disables the rings, and forgets neither base nor device (QEMU 7.2)', async () => {
+    await running();
+    backend.nextAvail = 1234;
     await during(front.setStatus(0));
     expect(await during(front.getStatus())).toBe(0);
-    expect(backend.log).toEqual(['stop 0', 'drained 0', 'reset']);
+    await during(front.setVringEnable(0, false));
+    expect(await during(front.getVringBase(0))).toBe(1234);
+    expect(backend.log).toEqual(['stop 0', 'drained 0']);
+    // The guest goes on: with the features of before, where the rings stopped.
+    await during(front.setFeatures(RIG_FEATURES));
+    await during(front.setVringBase(0, 1234));
+    await during(front.setVringKick(0, rig.eventfds[0]));
+    expect(backend.log).not.toContain('start 0');
+    await during(front.setVringEnable(0, true));
+    expect(backend.starts.get(0)).toMatchObject({ size: 8, nextAvail: 1234 });
   });
 });
 

@@ -312,7 +312,7 @@ export class Session {
         return this.resetDevice(message);
       case REQUEST.SET_STATUS:
         this.status = message.u32(0) & 0xff;
-        if (this.status === 0) return this.resetDevice(message);
+        if (this.status === 0) return this.stopDevice(message);
         return this.acknowledge(message, 0);
       case REQUEST.GET_STATUS:
         return this.reply(message, u64Payload(this.status));
@@ -483,6 +483,20 @@ export class Session {
           if (!accepted) throw new VhostUserError('config-invalid', { offset, size: data.length });
           this.acknowledge(message, 0);
         });
+      }),
+    );
+  }
+
+  /**
+   * A status of 0 is all that tells of a reset, and QEMU sends it also when it only pauses or migrates the guest. QEMU
+   * before 8.1 then asks where the rings have stopped: that, and what the guest has configured, is not forgotten. A
+   * driver that starts over is given a new base for its rings.
+   */
+  private stopDevice(message: Message): void {
+    this.wait((resume) =>
+      this.rings.stopAll(() => {
+        this.rings.disableAll();
+        resume(() => this.acknowledge(message, 0));
       }),
     );
   }
