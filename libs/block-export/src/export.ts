@@ -106,13 +106,19 @@ export class Export {
     this.acceptSource = this.loop.watch(this.listenFd, () => this.accept());
   }
 
+  /** Takes whoever waits, as far as there is room: several may have come for one event. */
   private accept(): void {
-    if (this.frontEnds.size >= MAX_FRONT_ENDS || this.ending) return;
-    const fd = native.accept(this.listenFd);
-    if (fd < 0) {
-      if (fd !== -EAGAIN) this.noteDisconnect('accept-failed');
-      return;
+    while (this.frontEnds.size < MAX_FRONT_ENDS && !this.ending) {
+      const fd = native.accept(this.listenFd);
+      if (fd < 0) {
+        if (fd !== -EAGAIN) this.noteDisconnect('accept-failed');
+        return;
+      }
+      this.welcome(fd);
     }
+  }
+
+  private welcome(fd: number): void {
     const member = this.turn.join();
     const session = new Session(
       fd,
