@@ -1,11 +1,3 @@
-export {
-  FdBag,
-  FdList,
-  type Handed,
-  HandedReader,
-  HandedStateError,
-  type HandedValue,
-} from './handed-state.js';
 export { MAX_GPA_BYTES, type MemoryLayout, MemoryViews } from './memory-table.js';
 export { Session } from './session.js';
 export type { AreaSlice, RingStart, VhostUserBackend } from './vhost-user-backend.js';

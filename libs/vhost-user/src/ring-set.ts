@@ -1,6 +1,5 @@
 import { native } from '@cairn/native';
 import { FEATURE, FeatureSet, type RingAddresses, virtqueueBytes } from '@cairn/virtio';
-import type { FdList, HandedReader, HandedValue } from './handed-state.js';
 import type { FrontEndMemory } from './front-end-memory.js';
 import type { Message } from './messages.js';
 import type { SharedAreas } from './shared-areas.js';
@@ -56,11 +55,8 @@ export class RingSet {
     vring.size = size;
   }
 
-  /** Where the ring goes on; only the front-end knows when it says so. */
   setBase(index: number, nextAvail: number): void {
-    const vring = this.stopped(index);
-    vring.nextAvail = nextAvail;
-    this.areas.forgetRing(vring, this.layout);
+    this.stopped(index).nextAvail = nextAvail;
   }
 
   /** Forgets the past of a ring that is not running: from here on the front-end alone says where it goes on. */
@@ -91,7 +87,6 @@ export class RingSet {
   reset(): void {
     this.disableAll();
     for (const vring of this.all) vring.nextAvail = 0;
-    this.areas.dropOwn();
     this.features = FeatureSet.of();
   }
 
@@ -154,15 +149,5 @@ export class RingSet {
 
   closeFds(): void {
     for (const vring of this.all) vring.closeFds();
-  }
-
-  /** What a successor needs to run the rings on; none may be running. */
-  state(list: FdList): HandedValue[] {
-    return this.all.map((vring) => vring.state(list));
-  }
-
-  /** Takes what a predecessor says of its rings. Throws HandedStateError. */
-  adopt(readers: readonly HandedReader[]): void {
-    readers.forEach((reader, index) => this.get(index).adopt(reader));
   }
 }

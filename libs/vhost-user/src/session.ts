@@ -3,7 +3,6 @@ import { check, native } from '@cairn/native';
 import { FEATURE, FeatureSet } from '@cairn/virtio';
 import { Connection } from './connection.js';
 import { FrontEndMemory, type NextMemory } from './front-end-memory.js';
-import { type FdBag, type FdList, HandedReader, type HandedValue } from './handed-state.js';
 import { SharedArea } from './memory-table.js';
 import { BACKEND_CONFIG_CHANGE, REQUEST, type MessageRule, type RequestCode } from './message-table.js';
 import {
@@ -48,20 +47,18 @@ export class Session {
   private logFd: number | undefined;
   private waiting = false;
   private closing = false;
-  /** Set while a successor may take over: nothing is heard, no ring is started. */
-  private suspension: { done: () => void } | undefined;
 
   /**
-   * Owns the connection (or its socket) from now on. `onClosed` is called once, when everything of this front-end is released; `onMore` when
+   * Owns `fd` from now on. `onClosed` is called once, when everything of this front-end is released; `onMore` when
    * `onReadable` left messages in the socket and is to be called again, after others had their turn.
    */
   constructor(
-    connection: Connection | number,
+    fd: number,
     private readonly backend: VhostUserBackend,
     private readonly onClosed: (reason: VhostUserError | undefined) => void,
     private readonly onMore: () => void,
   ) {
-    this.connection = typeof connection === 'number' ? new Connection(connection) : connection;
+    this.connection = new Connection(fd);
     this.areas = new SharedAreas(backend.queueCount);
     this.rings = new RingSet(backend, this.memory, this.areas);
   }
@@ -78,7 +75,7 @@ export class Session {
   /** Handles the messages that are there. Never throws: a front-end that breaks the protocol is disconnected. */
   onReadable(): void {
     try {
-      for (let handled = 0; !this.waiting && !this.closing && !this.suspension; handled += 1) {
+      for (let handled = 0; !this.waiting && !this.closing; handled += 1) {
         if (handled === MESSAGES_AT_ONCE) return this.onMore();
         const next = this.connection.next();
         if (next === undefined) return;
@@ -112,113 +109,6 @@ export class Session {
     if (this.backendFd === undefined || this.closing) return false;
     const bytes = encode(BACKEND_CONFIG_CHANGE, 0, new Uint8Array(0));
     return native.send(this.backendFd, bytes, 0, bytes.length, NO_FDS, 0) === bytes.length;
-  }
-
-  /**
-   * Calls `done` when nothing of this front-end is going on any more: its message is answered, its rings have stopped.
-   * From then on `state` tells all. Not called when the session closes first, or `resume` comes first.
-   */
-  suspend(done: () => void): void {
-    this.suspension = { done };
-    if (!this.waiting && !this.closing) this.standStill();
-  }
-
-  /** Goes on after `suspend`, as far as that had come; what is in the socket is for `onReadable`. */
-  resume(): void {
-    this.suspension = undefined;
-    this.goOn();
-  }
-
-  /** Everything that a successor needs to go on with this front-end, once `suspend` is done. */
-  state(list: FdList): HandedValue {
-    const { features } = this.rings;
-    this.areas.ensureInflight(this.rings.all, this.rings.layout);
-    return {
-      connection: this.connection.state(list),
-      features: { low: features.low, high: features.high },
-      protocolFeatures: this.protocolFeatures,
-      status: this.status,
-      regions: this.memory.state(list),
-      rings: this.rings.state(list),
-      areas: this.areas.state(list),
-      ...list.entry('backendFd', this.backendFd),
-      ...list.entry('logFd', this.logFd),
-    };
-  }
-
-  /**
-   * Goes on with a predecessor's front-end: its rings run when this returns; its socket is for `onReadable`. `events` are
-   * those of the constructor.
-   *
-   * Throws HandedStateError or VhostUserError when the state is not one that this version can go on from; then nothing
-   * of it is left.
-   */
-  static adopt(
-    state: unknown,
-    bag: FdBag,
-    backend: VhostUserBackend,
-    events: { onClosed: (reason: VhostUserError | undefined) => void; onMore: () => void },
-  ): Session {
-    const reader = new HandedReader(state, bag, 'session');
-    const connection = Connection.adopt(reader.object('connection'));
-    let adopted = false;
-    const onClosed = (reason: VhostUserError | undefined): void => {
-      if (adopted) events.onClosed(reason);
-    };
-    const session = new Session(connection, backend, onClosed, events.onMore);
-    try {
-      session.restore(reader);
-    } catch (error) {
-      session.close();
-      throw error;
-    }
-    adopted = true;
-    return session;
-  }
-
-  private restore(reader: HandedReader): void {
-    this.backendFd = reader.optional('backendFd', (name) => reader.fd(name));
-    this.logFd = reader.optional('logFd', (name) => reader.fd(name));
-    const words = reader.object('features');
-    const range = { max: 0xffffffff };
-    const features = FeatureSet.fromWords(words.integer('low', range), words.integer('high', range));
-    words.end();
-    if (!features.isSubsetOf(this.backend.offeredFeatures)) {
-      throw new VhostUserError('features-not-offered', { low: features.low, high: features.high });
-    }
-    this.protocolFeatures = reader.integer('protocolFeatures', range);
-    if ((this.protocolFeatures & ~PROTOCOL_FEATURES) !== 0) {
-      throw new VhostUserError('protocol-features-not-offered', { low: this.protocolFeatures });
-    }
-    this.status = reader.integer('status', { max: 0xff });
-    this.rings.features = features;
-    this.backend.setFeatures(features);
-    this.memory.adopt(reader.list('regions', MAX_MEMORY_SLOTS));
-    const areas = reader.object('areas');
-    this.areas.adopt(areas);
-    areas.end();
-    this.rings.adopt(reader.list('rings', this.rings.all.length));
-    reader.end();
-    this.rings.startAll();
-  }
-
-  private standStill(): void {
-    const { suspension } = this;
-    const stopped = (): void => {
-      if (this.closing) return;
-      if (this.suspension === suspension) suspension?.done();
-      else if (!this.suspension) this.goOn();
-    };
-    this.rings.stopAll(stopped, { resumes: true });
-  }
-
-  private goOn(): void {
-    if (this.closing) return;
-    try {
-      this.rings.startAll();
-    } catch (error) {
-      this.fail(error);
-    }
   }
 
   private fail(error: unknown): void {
@@ -332,7 +222,6 @@ export class Session {
     if (!onlyLog && this.rings.anyRunning) throw new VhostUserError('vring-running');
     const change = (): void => {
       if (!same) {
-        if (!onlyLog) this.areas.dropOwn();
         this.rings.features = features;
         this.backend.setFeatures(features);
       }
@@ -551,7 +440,7 @@ export class Session {
       } catch (error) {
         return this.fail(error);
       }
-      return this.suspension ? this.standStill() : this.onReadable();
+      return this.onReadable();
     });
     atOnce = false;
   }

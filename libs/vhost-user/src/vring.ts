@@ -1,6 +1,5 @@
 import { closeSync, readlinkSync } from 'node:fs';
 import { native } from '@cairn/native';
-import type { FdList, HandedReader, HandedValue } from './handed-state.js';
 import { VhostUserError } from './vhost-user-error.js';
 
 /** Ring addresses in the front-end's address space. */
@@ -52,47 +51,6 @@ export class Vring {
   closeFds(): void {
     for (const fd of Object.values(this.fds) as (number | undefined)[]) if (fd !== undefined) closeSync(fd);
     this.fds = { kickFd: undefined, callFd: undefined, errFd: undefined };
-  }
-
-  /** All that is known of the ring, for a successor. */
-  state(list: FdList): HandedValue {
-    const { size, addresses, usedLogGpa, nextAvail, enabled, started, fds } = this;
-    return {
-      size,
-      nextAvail,
-      enabled,
-      started,
-      ...(addresses && { addresses: { ...addresses } }),
-      ...(usedLogGpa === undefined ? {} : { usedLogGpa }),
-      ...list.entry('kickFd', fds.kickFd),
-      ...list.entry('callFd', fds.callFd),
-      ...list.entry('errFd', fds.errFd),
-    };
-  }
-
-  /** Becomes what a predecessor says of it. Throws HandedStateError; descriptors that were taken are closed later. */
-  adopt(reader: HandedReader): void {
-    this.size = reader.integer('size', { max: 32768 });
-    this.nextAvail = reader.integer('nextAvail', { max: 0xffffffff });
-    this.enabled = reader.flag('enabled');
-    this.started = reader.flag('started');
-    this.usedLogGpa = reader.optional('usedLogGpa', (name) => reader.integer(name));
-    this.addresses = reader.optional('addresses', (name) => {
-      const inner = reader.object(name);
-      const addresses = {
-        descriptors: inner.integer('descriptors'),
-        avail: inner.integer('avail'),
-        used: inner.integer('used'),
-      };
-      inner.end();
-      return addresses;
-    });
-    for (const which of ['kickFd', 'callFd', 'errFd'] as const) {
-      const fd = reader.optional(which, (name) => reader.fd(name));
-      this.replaceFd(which, fd);
-      if (fd !== undefined) acceptEventfd(fd);
-    }
-    reader.end();
   }
 }
 
