@@ -1,8 +1,9 @@
-import { errnoName, IO_URING, native } from '@cairn/native';
+import { errnoName, IO_URING } from '@cairn/native';
 import type { RingFds, RingStart } from '@cairn/vhost-user';
 import { BLK_STATUS, BLK_TYPE, SECTOR_BYTES, VirtqueueError } from '@cairn/virtio';
 import { BlkRing, type RingFeatures } from './blk-ring.js';
 import { Bouncing } from './bouncing.js';
+import { DeviceId } from './device-id.js';
 import type { DeviceShared } from './device-shared.js';
 import { errnoError, nameIndex, type RequestErrorName } from './failure-names.js';
 import type { RateLimiter } from './rate-limiter.js';
@@ -27,7 +28,6 @@ const DESCRIPTOR_COST_BYTES = 2048;
 /** Most bytes in one entry; a longer request goes in steps, so that one guest cannot hold the thread for long. */
 const STEP_BYTES = 4 * 1024 * 1024;
 
-const SERIAL_BYTES = 20; // VIRTIO_BLK_ID_BYTES
 const U32 = 2 ** 32;
 const EAGAIN = 11;
 const EINTR = 4;
@@ -55,7 +55,7 @@ export class DeviceShard implements ShardPort {
   held = 0;
   activeRings = 0;
   private readonly readOnly: boolean;
-  private readonly serial: Uint8Array;
+  private readonly deviceId: DeviceId;
   private readonly rings = new Map<number, BlkRing>();
   private readonly bouncing = new Bouncing(this);
   private readonly zeroing = new Zeroing(this);
@@ -72,8 +72,7 @@ export class DeviceShard implements ShardPort {
     this.shared = options.shared;
     this.limiter = options.limiter;
     this.metrics = options.metrics;
-    this.serial = new Uint8Array(SERIAL_BYTES);
-    this.serial.set(new TextEncoder().encode(options.serial).subarray(0, SERIAL_BYTES));
+    this.deviceId = new DeviceId(options.serial);
   }
 
   // ---- rings ----------------------------------------------------------------------------------------------------
@@ -392,12 +391,7 @@ export class DeviceShard implements ShardPort {
 
   private answerId(slot: number, segments: number, dataBytes: number): void {
     const list = this.host.slots.list(slot);
-    const bytes = Math.min(SERIAL_BYTES, dataBytes);
-    for (let index = 0, done = 0; index < segments && done < bytes; index += 1) {
-      const part = Math.min(list[index * 4 + 2]!, bytes - done);
-      native.poke(list[index * 4 + 1]! * U32 + list[index * 4]!, this.serial, done, part);
-      done += part;
-    }
+    const bytes = this.deviceId.writeTo(list, segments, dataBytes);
     const { log } = this.host.slots.ring[slot]!;
     log?.remember(slot, list, segments);
     this.host.slots.written[slot] = bytes + 1;

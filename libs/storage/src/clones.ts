@@ -43,23 +43,7 @@ export class Clones {
       }
       const release = this.pool.graph.pin(snapshot.layer);
       try {
-        return await this.pool.promising(op, sizeBytes, async () => {
-          const { layer, unpin } = await this.pool.makeLayer(sizeBytes, snapshot.layer);
-          const volume = { id: volumeId, headLayer: layer.id, sizeBytes, createdAt: layer.createdAt };
-          try {
-            await this.pool.step('clone.layer-made');
-            await this.pool.writeVolume(volume);
-          } catch (error) {
-            // The manifest may be in place although it is not known to be durable.
-            await this.pool.disk.remove(this.pool.paths.volume(volumeId));
-            unpin();
-            await this.pool.collect();
-            throw error;
-          }
-          unpin();
-          await this.pool.step('clone.volume-written');
-          return volume;
-        });
+        return await this.pool.makeVolume('clone', { volumeId, sizeBytes, parent: snapshot.layer });
       } finally {
         release();
       }

@@ -177,6 +177,31 @@ export class Pool {
     }
   }
 
+  /** Makes a volume over `parent`, or over nothing: its layer first, then its manifest; neither stays when one fails. */
+  makeVolume(
+    verb: 'create' | 'clone',
+    request: { volumeId: string; sizeBytes: number; parent: string | null },
+  ): Promise<VolumeManifest> {
+    const { volumeId, sizeBytes, parent } = request;
+    return this.promising(`${verb} volume`, sizeBytes, async () => {
+      const { layer, unpin } = await this.makeLayer(sizeBytes, parent);
+      const volume = { id: volumeId, headLayer: layer.id, sizeBytes, createdAt: layer.createdAt };
+      try {
+        await this.step(`${verb}.layer-made`);
+        await this.writeVolume(volume);
+      } catch (error) {
+        // The manifest may be in place although it is not known to be durable.
+        await this.disk.remove(this.paths.volume(volumeId));
+        unpin();
+        await this.collect();
+        throw error;
+      }
+      unpin();
+      await this.step(`${verb}.volume-written`);
+      return volume;
+    });
+  }
+
   // ---- what is written down -------------------------------------------------------------------------------------
 
   /** Writes a layer's manifest, durably, and then knows it so. */

@@ -254,24 +254,8 @@ export class VolumeStore {
     this.unlock();
   }
 
-  private make(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {
-    return this.pool.promising('create volume', sizeBytes, async () => {
-      const { layer, unpin } = await this.pool.makeLayer(sizeBytes, null);
-      const volume = { id: volumeId, headLayer: layer.id, sizeBytes, createdAt: layer.createdAt };
-      try {
-        await this.pool.step('create.layer-made');
-        await this.pool.writeVolume(volume);
-      } catch (error) {
-        // The manifest may be in place although it is not known to be durable.
-        await this.pool.disk.remove(this.pool.paths.volume(volumeId));
-        unpin();
-        await this.pool.collect();
-        throw error;
-      }
-      unpin();
-      await this.pool.step('create.volume-written');
-      return recordOf(volume);
-    });
+  private async make(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {
+    return recordOf(await this.pool.makeVolume('create', { volumeId, sizeBytes, parent: null }));
   }
 
   /** The file first, then the layer, then the volume: at any time the larger holds the smaller. */

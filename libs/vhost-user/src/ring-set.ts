@@ -7,7 +7,7 @@ import type { VhostUserBackend } from './vhost-user-backend.js';
 import { VhostUserError } from './vhost-user-error.js';
 import { Vring } from './vring.js';
 
-/** Stops of rings: `resumes` says that they go on after a change of this session's. */
+/** Stops of rings: `resumes` says that they go on after a change that their front-end asked for. */
 type StopOptions = { resumes: boolean };
 
 /** The rings of one front-end: what it has said of each, and which of them the back-end processes. */

@@ -32,7 +32,7 @@ export interface VhostUserBackend {
   startRing(start: RingStart): void;
   /**
    * Stops taking requests and calls `done` with the next avail index when none is in flight and no view is left.
-   * `resumes`: only for a change of this session's, after which the ring goes on.
+   * `resumes`: only for a change that the front-end asked for, after which the ring goes on.
    */
   stopRing(index: number, done: (nextAvail: number) => void, options: { resumes: boolean }): void;
   /** Calls `done` when the descriptors of before are not used any more. */
