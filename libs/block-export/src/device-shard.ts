@@ -9,7 +9,7 @@ import { errnoError, nameIndex, type RequestErrorName } from './failure-names.js
 import type { RateLimiter } from './rate-limiter.js';
 import { SLOT } from './request-slots.js';
 import { IO_COMPLETION, RESERVED_SLOTS, type ShardHost, type ShardPort } from './shard-host.js';
-import { fileOf, HISTOGRAM, OPERATION, queueOf, type ShardMetrics } from './shard-metrics.js';
+import { COUNTER, fileOf, HISTOGRAM, OPERATION, queueOf, type ShardMetrics } from './shard-metrics.js';
 import type { VolumeFile } from './volume-file.js';
 import { Zeroing } from './zeroing.js';
 
@@ -142,7 +142,7 @@ export class DeviceShard implements ShardPort {
     }
     if (taken > 0) {
       this.metrics.observe(HISTOGRAM.ring, (this.host.now - ring.lookedAt) | 0);
-      this.metrics.add('taken', taken);
+      this.metrics.add(COUNTER.taken, taken);
     }
     ring.lookedAt = this.host.now;
     return taken;
@@ -246,9 +246,9 @@ export class DeviceShard implements ShardPort {
     metrics.observe(queueOf(operation), (slots.submittedAt[slot]! - slots.takenAt[slot]!) | 0);
     metrics.observe(fileOf(operation), (now - slots.submittedAt[slot]!) | 0);
     if (status === BLK_STATUS.OK) {
-      if (operation === OPERATION.read) metrics.add('bytesRead', slots.dataBytes[slot]!);
-      else if (operation === OPERATION.write) metrics.add('bytesWritten', slots.dataBytes[slot]!);
-      else if (operation === OPERATION.discard) metrics.add('bytesDiscarded', slots.dataBytes[slot]!);
+      if (operation === OPERATION.read) metrics.add(COUNTER.bytesRead, slots.dataBytes[slot]!);
+      else if (operation === OPERATION.write) metrics.add(COUNTER.bytesWritten, slots.dataBytes[slot]!);
+      else if (operation === OPERATION.discard) metrics.add(COUNTER.bytesDiscarded, slots.dataBytes[slot]!);
     }
     slots.release(slot);
     this.held -= 1;

@@ -3,7 +3,7 @@ import type { BlkRing } from './blk-ring.js';
 import { IoUring } from './io-uring.js';
 import { RequestSlots } from './request-slots.js';
 import { IO_COMPLETION, type ShardHost } from './shard-host.js';
-import { HISTOGRAM } from './shard-metrics.js';
+import { COUNTER, HISTOGRAM } from './shard-metrics.js';
 import { ViewCache } from './view-cache.js';
 
 // One thread, one io_uring, many virtqueues.
@@ -321,7 +321,7 @@ export class ReactorLoop implements ShardHost {
     const called = queue.publish();
     ring.log?.published();
     if (called) ring.signal('callFd');
-    shard.metrics.add(called ? 'calls' : 'callsSuppressed', 1);
+    shard.metrics.add(called ? COUNTER.calls : COUNTER.callsSuppressed, 1);
   }
 
   // ---- sources --------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ export class ReactorLoop implements ShardHost {
       return;
     }
     const kicked = (): void => {
-      ring.shard.metrics.add('kicks', 1);
+      ring.shard.metrics.add(COUNTER.kicks, 1);
       this.activate(ring);
     };
     this.kickSources.set(ring, this.watch(kickFd, kicked));

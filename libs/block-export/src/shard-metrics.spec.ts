@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { ExportArena } from './export-arena.js';
 import {
   BUCKETS,
+  COUNTER,
   COUNTERS,
   emptyTotal,
   fileOf,
@@ -29,7 +30,7 @@ describe('the metrics of one volume on one thread', () => {
     OPERATIONS.forEach((name, index) => {
       for (let times = 0; times <= index; times += 1) metrics.countRequest(OPERATION[name]);
     });
-    COUNTERS.forEach((name, index) => metrics.add(name, 100 + index));
+    COUNTERS.forEach((name, index) => metrics.add(COUNTER[name], 100 + index));
     metrics.countName(0);
     metrics.countName(emptyTotal().names.length - 1);
     OPERATIONS.forEach((_, operation) => {
@@ -71,7 +72,7 @@ describe('the metrics of one volume on one thread', () => {
     const arena = ExportArena.make(3);
     [0, 1, 2].forEach((reactor) => {
       const metrics = arena.metricsOf(reactor);
-      metrics.add('kicks', 10 ** reactor);
+      metrics.add(COUNTER.kicks, 10 ** reactor);
       metrics.countRequest(OPERATION.write);
       metrics.observe(HISTOGRAM.complete, 2 ** reactor);
     });

@@ -37,7 +37,8 @@ const HISTOGRAM_BASE = NAME_BASE + NAMES;
 const HISTOGRAMS = OPERATIONS.length * 2 + 2;
 const NUMBERS = HISTOGRAM_BASE + HISTOGRAMS * HISTOGRAM_PLACES;
 
-const counterPlace = Object.fromEntries(
+/** Where each counter is; a constant name costs the hot path nothing. */
+export const COUNTER = Object.fromEntries(
   COUNTERS.map((name, index) => [name, COUNTER_BASE + index]),
 ) as Record<CounterName, number>;
 
@@ -59,8 +60,9 @@ export class ShardMetrics {
     this.numbers[REQUESTS + operation]! += 1;
   }
 
-  add(name: CounterName, amount: number): void {
-    this.numbers[counterPlace[name]]! += amount;
+  /** Adds to a counter, one of COUNTER. */
+  add(counter: number, amount: number): void {
+    this.numbers[counter]! += amount;
   }
 
   /** Counts a failure; `index` is its place in the list of names that writer and reader share. */
@@ -88,7 +90,7 @@ export class ShardMetrics {
     });
     this.addHistogram(total.ring, HISTOGRAM.ring);
     this.addHistogram(total.complete, HISTOGRAM.complete);
-    for (const name of COUNTERS) total.counters[name] += numbers[counterPlace[name]]!;
+    for (const name of COUNTERS) total.counters[name] += numbers[COUNTER[name]]!;
     for (let index = 0; index < NAMES; index += 1) total.names[index]! += numbers[NAME_BASE + index]!;
   }
 
