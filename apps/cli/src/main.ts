@@ -5,11 +5,15 @@ import { CliError } from './cli-error.js';
 import { exportCommand, resizeCommand } from './export/export.command.js';
 import { limitCommand } from './export/limit.command.js';
 import { demoCommand } from './demo/demo.command.js';
+import { exitAsCheck } from './pool/check-exit.js';
+import { fsckCommand } from './pool/fsck.command.js';
+import { scrubCommand } from './pool/scrub.command.js';
 import { plugCommand, unplugCommand } from './plug/plug.command.js';
 import { topCommand } from './top/top.command.js';
 import { upCommand } from './stack/up.command.js';
 import { volumeCommand } from './volumes/volume.command.js';
 
+const checks = [fsckCommand(), scrubCommand()];
 const program = new Command('cairn')
   .description('Elastic block storage for virtual machines on your own hosts.')
   .showHelpAfterError('(--help tells more)')
@@ -22,8 +26,10 @@ const program = new Command('cairn')
   .addCommand(demoCommand())
   .addCommand(plugCommand())
   .addCommand(unplugCommand());
+for (const check of checks) program.addCommand(check);
 
 for (const command of program.commands) command.copyInheritedSettings(program);
+for (const check of checks) exitAsCheck(check);
 
 try {
   await program.parseAsync();

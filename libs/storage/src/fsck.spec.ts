@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { checkPool } from './fsck.js';
+import { checkPool, scrubPoolAt } from './fsck.js';
 import { VolumeImage } from './volume-image.js';
 import { VolumeStore } from './volume-store.js';
 
@@ -137,12 +137,56 @@ describe('checking a pool', () => {
     const fd = openSync(path(`layers/${bottom}.img`), 'r+');
     writeSync(fd, 'rot', 8192);
     closeSync(fd);
-    expect((await store.scrub()).damaged).toEqual([bottom]);
+    const { damaged } = await store.scrub();
+    expect(damaged).toEqual([
+      { layer: bottom, what: expect.stringContaining('part 0'), readBy: [A, snap(1), snap(2)] },
+    ]);
     await store.close();
     const { findings } = await checkPool(directory, { scrub: true });
     expect(findings).toEqual([
       { severity: 'damage', where: bottom, what: expect.stringContaining('part 0') },
     ]);
+  });
+
+  it('scrubs a pool that nobody uses, and goes on after a layer whose checksums are refused', async () => {
+    await store.close();
+    const [bottom, middle] = chain();
+    expect(await scrubPoolAt(directory)).toEqual({ summed: [bottom, middle], sound: [], damaged: [] });
+    writeFileSync(path(`layers/${bottom}.sum`), 'x');
+    const report = await scrubPoolAt(directory);
+    expect(report.sound).toEqual([middle]);
+    expect(report.damaged).toMatchObject([{ layer: bottom, what: expect.stringContaining('not JSON') }]);
+    await expect(scrubPoolAt(tmpdir())).rejects.toMatchObject({ kind: 'manifest-corrupt' });
+  });
+
+  it('refuses a volume whose manifest is from before a snapshot: writing to it would change that', async () => {
+    const manifest = path(`volumes/${A}.json`);
+    copyFileSync(manifest, path('old'));
+    await store.snapshots.take([{ snapshotId: snap(3), volumeId: A }]);
+    await store.close();
+    copyFileSync(path('old'), manifest);
+    const { findings } = await checkPool(directory);
+    expect(findings).toContainEqual({ severity: 'damage', where: A, what: expect.stringContaining(snap(3)) });
+    store = await VolumeStore.open({ directory });
+    expect(() => store.chain(A)).toThrow('an old one');
+    expect(store.snapshots.list()).toHaveLength(3);
+  });
+
+  it('refuses two volumes that have one head, and a head with other layers over it', async () => {
+    const B = 'vol-bbbbbbbbbbbbbbbb';
+    await store.clones.fromSnapshot({ volumeId: B, snapshotId: snap(2) });
+    await store.close();
+    const { sealVolume, unsealVolume } = await import('./records.js');
+    const [bottom, , head] = chain();
+    const edit = (headLayer: string): void => {
+      const { volume } = unsealVolume(readFileSync(path(`volumes/${B}.json`), 'utf8'), B);
+      writeFileSync(path(`volumes/${B}.json`), sealVolume({ ...volume, headLayer }));
+    };
+    edit(head!);
+    expect(await seen()).toEqual(expect.arrayContaining([`damage ${A}`, `damage ${B}`]));
+    edit(bottom!);
+    expect(await seen()).toEqual(expect.arrayContaining([`damage ${B}`]));
+    expect(await seen()).not.toContain(`damage ${A}`);
   });
 
   it('makes the checksums of a layer anew after something was folded into it', async () => {

@@ -7,7 +7,7 @@ import { lockPool } from './pool-lock.js';
 import { PoolPaths } from './pool-paths.js';
 import { LAYER_FILE, LAYER_ID, SNAPSHOT_ID, VOLUME_ID } from './records.js';
 import { loadPool, recoverPool, removeScratch } from './recovery.js';
-import { readSums, sumLayer } from './scrub.js';
+import { compareSums, type LayerDamage, scrubPool, type ScrubOptions, type ScrubReport } from './scrub.js';
 import { StorageError, storageErrorOf } from './storage-error.js';
 
 /**
@@ -46,27 +46,9 @@ export interface CheckPoolOptions {
  * Rejects with `pool-locked` while the pool is used, and `manifest-corrupt` when it is no pool.
  */
 export async function checkPool(directory: string, options: CheckPoolOptions = {}): Promise<PoolCheck> {
-  const { disk = systemDisk } = options;
-  const paths = new PoolPaths(resolve(directory));
-  const identity = await readPoolFile(paths.pool, disk).catch((error: unknown) => {
-    throw storageErrorOf('check pool', paths.pool, error);
-  });
-  if (!identity) {
-    const reason = 'there is no pool';
-    throw new StorageError('manifest-corrupt', { op: 'check pool', path: paths.directory, reason });
-  }
-  const unlock = lockPool(paths.lock);
-  try {
-    const pool = new Pool({
-      paths,
-      poolId: identity.poolId,
-      disk,
-      overcommitRatio: 1,
-      zeroMapOffsetBytes: 0,
-    });
-    await loadPool(pool, { upgrade: false });
+  return visitPool('check pool', directory, options.disk, async (pool) => {
     const findings = [...damageOf(pool), ...(await leftoversOf(pool)), ...(await filesOf(pool))];
-    if (options.scrub) findings.push(...(await scrubAll(pool)));
+    if (options.scrub) findings.push(...(await compareSums(pool)).map(findingOf));
     const damaged = findings.some(({ severity }) => severity === 'damage');
     const repaired = options.repair === true && !damaged;
     const { graph } = pool;
@@ -75,9 +57,45 @@ export async function checkPool(directory: string, options: CheckPoolOptions = {
       await removeScratch(pool);
       await recoverPool(pool);
     }
-    return { poolId: identity.poolId, ...counts, findings, repaired };
+    return { poolId: pool.poolId, ...counts, findings, repaired };
+  });
+}
+
+/** Scrubs a pool that no data plane uses, as `VolumeStore.scrub` does; nothing but checksums is written. Rejects as `checkPool`. */
+export function scrubPoolAt(
+  directory: string,
+  options: ScrubOptions & { disk?: Disk } = {},
+): Promise<ScrubReport> {
+  return visitPool('scrub pool', directory, options.disk, (pool) => scrubPool(pool, options));
+}
+
+/** Opens a pool that no data plane uses, as it lies there, for as long as something runs with it. */
+async function visitPool<T>(
+  op: string,
+  directory: string,
+  disk: Disk = systemDisk,
+  work: (pool: Pool) => Promise<T>,
+): Promise<T> {
+  const paths = new PoolPaths(resolve(directory));
+  const identity = await readPoolFile(paths.pool, disk).catch((error: unknown) => {
+    throw storageErrorOf(op, paths.pool, error);
+  });
+  if (!identity) {
+    throw new StorageError('manifest-corrupt', {
+      op,
+      path: paths.directory,
+      reason: 'there is no pool',
+      remedy: 'Name the directory that has pool.json',
+    });
+  }
+  const unlock = lockPool(paths.lock);
+  try {
+    const { poolId } = identity;
+    const pool = new Pool({ paths, poolId, disk, overcommitRatio: 1, zeroMapOffsetBytes: 0 });
+    await loadPool(pool, { upgrade: false });
+    return await work(pool);
   } catch (error) {
-    throw storageErrorOf('check pool', paths.directory, error);
+    throw storageErrorOf(op, paths.directory, error);
   } finally {
     unlock();
   }
@@ -144,22 +162,11 @@ async function filesOf({ disk, paths, graph }: Pool): Promise<PoolFinding[]> {
   return findings;
 }
 
-async function scrubAll(pool: Pool): Promise<PoolFinding[]> {
-  const findings: PoolFinding[] = [];
-  for (const layer of pool.graph.listLayers()) {
-    const known = await readSums(pool, layer).catch((error: unknown) => {
-      findings.push({ severity: 'damage', where: `${layer.id}.sum`, what: String(error) });
-      return undefined;
-    });
-    if (!known) continue;
-    const now = await sumLayer(pool, layer);
-    const at = known.findIndex((sum, i) => sum !== now[i]);
-    if (at < 0 && known.length === now.length) continue;
-    const what = `its data is not what it was, first in part ${at < 0 ? known.length : at} of 4 MiB with data`;
-    findings.push({ severity: 'damage', where: layer.id, what });
-  }
-  return findings;
-}
+const findingOf = ({ layer, what, readBy }: LayerDamage): PoolFinding => ({
+  severity: 'damage',
+  where: layer,
+  what: `${what}; read by ${readBy.join(', ') || 'nobody'}`,
+});
 
 /** Where a check's findings are, as lines for people. */
 export const describeFinding = ({ severity, where, what }: PoolFinding): string =>

@@ -25,11 +25,12 @@ export {
   describeFinding,
   type PoolCheck,
   type PoolFinding,
+  scrubPoolAt,
 } from './fsck.js';
 export { type PoolAbilities } from './pool-probe.js';
 export { type SnapshotRecord, type SnapshotState, type VolumeManifest } from './records.js';
 export { type PreparedSnapshots, type SnapshotRequest } from './snapshots.js';
-export { type ScrubOptions, type ScrubReport } from './scrub.js';
+export { type LayerDamage, type ScrubOptions, type ScrubReport } from './scrub.js';
 export { SnapshotWriter, type StartSnapshot } from './snapshot-writer.js';
 export { type OnStep, type Step, STEPS } from './steps.js';
 export { StorageError, type StorageErrorDetails, type StorageErrorKind } from './storage-error.js';

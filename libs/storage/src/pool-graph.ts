@@ -109,6 +109,15 @@ export class PoolGraph {
     return chain.reverse();
   }
 
+  /** Volumes and snapshots that are read from a layer, by id. */
+  readersOf(layerId: string): string[] {
+    const readers = [...this.volumes.values()].map(({ id, headLayer }) => ({ id, top: headLayer }));
+    readers.push(...[...this.snapshots.values()].map(({ id, layer }) => ({ id, top: layer })));
+    return readers.flatMap(({ id, top }) =>
+      this.chainOf(top).some((layer) => layer.id === layerId) ? [id] : [],
+    );
+  }
+
   private namedLayers(): Set<string> {
     const named = new Set(this.pins.keys());
     for (const { headLayer } of this.volumes.values()) named.add(headLayer);

@@ -12,7 +12,7 @@ const EWOULDBLOCK = 11;
 export function lockPool(path: string): () => void {
   let fd: number;
   try {
-    fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+    fd = openLock(path);
   } catch (error) {
     throw storageErrorOf('lock pool', path, error);
   }
@@ -32,6 +32,16 @@ export function lockPool(path: string): () => void {
     remedy: 'Stop that one, or give this one a pool directory of its own',
   });
 }
+
+/** On a file system that is mounted read-only, a lock that was made before serves as well. */
+const openLock = (path: string): number => {
+  try {
+    return openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EROFS') throw error;
+    return openSync(path, constants.O_RDONLY);
+  }
+};
 
 /** Writes down who has the lock, for people; a full file system is no reason not to have it. */
 const noteOwner = (fd: number): void => {

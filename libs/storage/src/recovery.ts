@@ -57,6 +57,7 @@ export async function loadPool(pool: Pool, { upgrade = true } = {}): Promise<voi
     const sound = await guard(pool, id, async () => checkChain(pool, snapshot.layer, snapshot.sizeBytes));
     if (!sound) graph.snapshots.delete(id);
   }
+  await checkHeads(pool);
 }
 
 /** Finishes or forgets what a crash interrupted. */
@@ -150,6 +151,30 @@ function neededLayers({ graph }: Pool): Set<LayerRecord> {
     }
   }
   return needed;
+}
+
+/** Refuses volumes whose head something else is made of, too: a write to it would change that. */
+async function checkHeads(pool: Pool): Promise<void> {
+  const { graph } = pool;
+  const users = new Map<string, string[]>();
+  const use = (layer: string, by: string): void => void users.set(layer, [...(users.get(layer) ?? []), by]);
+  for (const { id, parent } of neededLayers(pool)) if (parent !== null) use(parent, id);
+  for (const { id, headLayer } of graph.volumes.values()) use(headLayer, id);
+  // One that is pending may name what is the head still.
+  for (const { id, layer, state } of graph.snapshots.values()) if (state !== 'pending') use(layer, id);
+  for (const [id, { headLayer }] of [...graph.volumes]) {
+    const others = users.get(headLayer)!.filter((other) => other !== id);
+    const sound = await guard(pool, id, async () => {
+      if (others.length === 0) return;
+      throw new StorageError('manifest-corrupt', {
+        op: 'check volume',
+        path: pool.paths.volume(id),
+        reason: `its head ${headLayer} is part of ${others.join(', ')}, too: the manifest is an old one`,
+        remedy: 'Put back the newest manifest from a backup; the layers were left alone',
+      });
+    });
+    if (!sound) graph.volumes.delete(id);
+  }
 }
 
 async function checkFile({ disk, paths }: Pool, layer: LayerRecord): Promise<void> {

@@ -28,9 +28,18 @@ export interface ScrubReport {
   summed: string[];
   /** Layers that are what they were. */
   sound: string[];
-  /** Layers whose data is another than when they were sealed. */
-  damaged: string[];
+  /** Layers that cannot be read, or whose data is another than when they were sealed. */
+  damaged: LayerDamage[];
 }
+
+/** What is wrong with a layer, and which volumes and snapshots are read from it. */
+export interface LayerDamage {
+  layer: string;
+  what: string;
+  readBy: string[];
+}
+
+type Verdict = { is: 'sound' } | { is: 'unsummed'; sums: string[] } | { is: 'damaged'; what: string };
 
 /** Reads every layer that a snapshot names: makes checksums of those that have none, and compares the others. */
 export async function scrubPool(pool: Pool, options: ScrubOptions = {}): Promise<ScrubReport> {
@@ -44,27 +53,78 @@ export async function scrubPool(pool: Pool, options: ScrubOptions = {}): Promise
     await pool.turns.run([id], async () => {
       const layer = pool.graph.findLayer(id);
       if (!layer || pool.writerOf(id)) return;
-      const known = await readSums(pool, layer);
-      const sums = await sumLayer(pool, layer, options);
-      if (!known) {
-        await writeFileAtomic(
-          sumPath(pool, id),
-          sealManifest(SHAPE, { id, file: layer.file, sums }),
-          pool.disk,
-        );
+      const verdict = await judge(pool, layer, await readSumsOrWhy(pool, layer), options);
+      if (verdict.is === 'unsummed') {
+        const sealed = sealManifest(SHAPE, { id, file: layer.file, sums: verdict.sums });
+        await writeSums(pool, id, sealed);
         report.summed.push(id);
-      } else if (known.length === sums.length && known.every((sum, i) => sum === sums[i])) {
+      } else if (verdict.is === 'sound') {
         report.sound.push(id);
       } else {
-        report.damaged.push(id);
+        report.damaged.push(damageOf(pool, layer, verdict.what));
       }
     });
   }
   return report;
 }
 
+/** Compares every layer that has checksums with them; makes none. */
+export async function compareSums(pool: Pool): Promise<LayerDamage[]> {
+  const damaged: LayerDamage[] = [];
+  for (const layer of pool.graph.listLayers()) {
+    const known = await readSumsOrWhy(pool, layer);
+    if (known === undefined) continue;
+    const verdict = await judge(pool, layer, known);
+    if (verdict.is === 'damaged') damaged.push(damageOf(pool, layer, verdict.what));
+  }
+  return damaged;
+}
+
+/** Reads a layer, and says how it compares with its checksums, or with the reason why they are refused. */
+async function judge(
+  pool: Pool,
+  layer: LayerRecord,
+  known: string[] | StorageError | undefined,
+  options: ScrubOptions = {},
+): Promise<Verdict> {
+  if (known instanceof StorageError) return { is: 'damaged', what: known.message };
+  let sums: string[];
+  try {
+    sums = await sumLayer(pool, layer, options);
+  } catch (error) {
+    if (error instanceof StorageError && error.kind === 'io') return { is: 'damaged', what: error.message };
+    throw error;
+  }
+  if (!known) return { is: 'unsummed', sums };
+  const at = known.findIndex((sum, i) => sum !== sums[i]);
+  if (at < 0 && known.length === sums.length) return { is: 'sound' };
+  const part = at < 0 ? known.length : at;
+  return { is: 'damaged', what: `its data is not what it was, first in part ${part} of 4 MiB with data` };
+}
+
+const damageOf = ({ graph }: Pool, { id }: LayerRecord, what: string): LayerDamage => ({
+  layer: id,
+  what,
+  readBy: graph.readersOf(id),
+});
+
+const readSumsOrWhy = (pool: Pool, layer: LayerRecord): Promise<string[] | StorageError | undefined> =>
+  readSums(pool, layer).catch((error: unknown) => {
+    if (error instanceof StorageError && error.kind === 'manifest-corrupt') return error;
+    throw error;
+  });
+
+async function writeSums(pool: Pool, id: string, text: string): Promise<void> {
+  const path = sumPath(pool, id);
+  try {
+    await writeFileAtomic(path, text, pool.disk);
+  } catch (error) {
+    throw storageErrorOf('write checksums', path, error);
+  }
+}
+
 /** The checksums that a layer had when it was first scrubbed; undefined when it was not. */
-export async function readSums(pool: Pool, { id, file }: LayerRecord): Promise<string[] | undefined> {
+async function readSums(pool: Pool, { id, file }: LayerRecord): Promise<string[] | undefined> {
   const path = sumPath(pool, id);
   if ((await pool.disk.stat(path)) === undefined) return undefined;
   try {
@@ -84,7 +144,7 @@ export async function readSums(pool: Pool, { id, file }: LayerRecord): Promise<s
 }
 
 /** The checksums of what a layer says now. */
-export async function sumLayer(
+async function sumLayer(
   pool: Pool,
   layer: LayerRecord,
   { bytesPerSecond }: ScrubOptions = {},
