@@ -49,10 +49,12 @@ static uint32_t micros(void) {
 static int ring_fd;
 static struct io_uring_sqe *sqes;
 static struct io_uring_cqe *cqes;
-static unsigned *sq_head, *sq_tail, *cq_head, *cq_tail, sq_mask, cq_mask, tail, submitted;
+static unsigned *sq_head, *sq_tail, *sq_flags, *cq_head, *cq_tail, sq_mask, cq_mask, tail, submitted;
 
 static void ring_open(void) {
-  struct io_uring_params p = {.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER, .cq_entries = 4 * ENTRIES};
+  struct io_uring_params p = {.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                      IORING_SETUP_TASKRUN_FLAG,
+                             .cq_entries = 4 * ENTRIES};
   ring_fd = (int)syscall(__NR_io_uring_setup, ENTRIES, &p);
   if (ring_fd < 0) die("io_uring_setup");
   size_t bytes = p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe);
@@ -62,6 +64,7 @@ static void ring_open(void) {
   sqes = mmap(NULL, p.sq_entries * sizeof *sqes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring_fd,
               IORING_OFF_SQES);
   if (m == MAP_FAILED || (void *)sqes == MAP_FAILED) die("mmap");
+  sq_flags = (unsigned *)(m + p.sq_off.flags);
   sq_head = (unsigned *)(m + p.sq_off.head), sq_tail = (unsigned *)(m + p.sq_off.tail);
   cq_head = (unsigned *)(m + p.cq_off.head), cq_tail = (unsigned *)(m + p.cq_off.tail);
   sq_mask = *(unsigned *)(m + p.sq_off.ring_mask), cq_mask = *(unsigned *)(m + p.cq_off.ring_mask);
@@ -76,14 +79,23 @@ static struct io_uring_sqe *prepare(int op, int fd, uint64_t data) {
   return s;
 }
 
+/* Has the kernel completions that it shows only when asked? */
+static int kernel_has_work(void) {
+  return (__atomic_load_n(sq_flags, __ATOMIC_ACQUIRE) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
+}
+
 static void enter(unsigned wait) {
   __atomic_store_n(sq_tail, tail, __ATOMIC_RELEASE);
-  long r = syscall(__NR_io_uring_enter, ring_fd, tail - submitted, wait, IORING_ENTER_GETEVENTS, NULL, 0);
+  unsigned flags = wait || kernel_has_work() ? IORING_ENTER_GETEVENTS : 0;
+  long r = syscall(__NR_io_uring_enter, ring_fd, tail - submitted, wait, flags, NULL, 0);
   if (r < 0 && errno != EINTR && errno != EBUSY && errno != EAGAIN) die("io_uring_enter");
   submitted = __atomic_load_n(sq_head, __ATOMIC_ACQUIRE);
 }
 
-static unsigned completions(void) { return __atomic_load_n(cq_tail, __ATOMIC_ACQUIRE) - *cq_head; }
+static unsigned completions(void) {
+  if (kernel_has_work()) enter(0);
+  return __atomic_load_n(cq_tail, __ATOMIC_ACQUIRE) - *cq_head;
+}
 
 static void watch(int fd, uint64_t data) {
   struct io_uring_sqe *s = prepare(IORING_OP_POLL_ADD, fd, data);

@@ -122,8 +122,9 @@ export class DeviceShard implements ShardPort {
     const { uring } = this.host;
     ring.deficit = Math.min(ring.deficit, 0) + QUANTUM_BYTES / this.activeRings;
     let taken = 0;
+    let room = Math.min(this.room, uring.room - 2);
     try {
-      while (ring.deficit > 0 && this.hasRoom && uring.room > 2 && !this.paused) {
+      while (room > 0 && ring.deficit > 0 && !this.paused) {
         const head = queue.peekAvail();
         if (head < 0) break;
         request.parse(queue.chain);
@@ -131,6 +132,7 @@ export class DeviceShard implements ShardPort {
         if (this.limiter.active && !this.admit(ring, dataBytes)) break;
         queue.take(head);
         taken += 1;
+        room -= 1;
         // Descriptors cost time, too, whatever their size.
         const cost = queue.chain.count * DESCRIPTOR_COST_BYTES;
         ring.deficit -= dataBytes > cost ? dataBytes : cost;
@@ -156,8 +158,8 @@ export class DeviceShard implements ShardPort {
     if (result < 0) {
       this.failedInKernel(slot, kind, -result);
     } else if (kind === SLOT.READ || kind === SLOT.WRITE) {
-      slots.advance(slot, result);
-      if (slots.remaining[slot] !== 0) {
+      if (result !== slots.remaining[slot]) {
+        slots.advance(slot, result);
         if (result === 0) this.fault(slot, 'short-io');
         else this.submit(slot);
       } else if (kind === SLOT.READ) {
@@ -177,10 +179,15 @@ export class DeviceShard implements ShardPort {
     if (this.paused) this.bouncing.startExclusive();
   }
 
-  /** May it take another slot? While other volumes are busy here, none takes more than its share. */
+  /** May it take another slot? */
   get hasRoom(): boolean {
+    return this.room > 0;
+  }
+
+  /** How many slots it may take: while other volumes are busy here, none takes more than its share. */
+  private get room(): number {
     const { slots, slotShare } = this.host;
-    return slots.available > RESERVED_SLOTS && this.held < slotShare;
+    return Math.min(slots.available - RESERVED_SLOTS, slotShare - this.held);
   }
 
   // ---- what several kinds of requests need --------------------------------------------------------------------

@@ -1,7 +1,17 @@
 /** Numbers of the io_uring interface (linux/io_uring.h). */
 export const IO_URING = {
-  setup: { CQSIZE: 1 << 3, CLAMP: 1 << 4, SUBMIT_ALL: 1 << 7, COOP_TASKRUN: 1 << 8, SINGLE_ISSUER: 1 << 12 },
+  setup: {
+    CQSIZE: 1 << 3,
+    CLAMP: 1 << 4,
+    SUBMIT_ALL: 1 << 7,
+    COOP_TASKRUN: 1 << 8,
+    TASKRUN_FLAG: 1 << 9,
+    SINGLE_ISSUER: 1 << 12,
+    DEFER_TASKRUN: 1 << 13,
+  },
   enter: { GETEVENTS: 1 },
+  /** Bits of the submission ring's flags word. */
+  sqFlag: { CQ_OVERFLOW: 1 << 1, TASKRUN: 1 << 2 },
   feature: { SINGLE_MMAP: 1, NODROP: 2, EXT_ARG: 1 << 8 },
   mmapOffset: { sq: 0, cq: 0x8000000, sqes: 0x10000000 },
   op: {

@@ -41,6 +41,8 @@ export class SplitVirtqueue {
   private readonly record: SplitInflight | undefined;
   private readonly eventIdx: boolean;
   private nextAvailIdx: number;
+  /** The avail index when it was read last: chains before it may be taken. */
+  private seenAvailIdx: number;
   private nextUsed: number;
   private published: number;
   /** Heads that an earlier process took and did not answer, to be taken before any other. */
@@ -65,6 +67,7 @@ export class SplitVirtqueue {
       this.nextAvailIdx = left.nextAvail;
       if (left.heads.length > 0) this.resumed = left.heads;
     }
+    this.seenAvailIdx = this.nextAvailIdx;
   }
 
   /** Index of the next avail entry to take: what a later device starts from. */
@@ -84,10 +87,7 @@ export class SplitVirtqueue {
    */
   peekAvail(): number {
     if (this.resumed !== undefined) return this.peekResumed(this.resumed[this.resumedAt]!);
-    const pending = (this.ring.availIdx() - this.nextAvailIdx) & U16;
-    if (pending === 0) return -1;
-    // virtio 1.2 §2.7.6: idx only grows, and no entry is offered twice before it is used.
-    if (pending > this.size) throw new VirtqueueError('avail-idx-overrun', { pending, size: this.size });
+    if (this.seenAvailIdx === this.nextAvailIdx && !this.lookAgain()) return -1;
     const head = this.ring.availEntry(this.nextAvailIdx & (this.size - 1));
     if (head >= this.size) throw new VirtqueueError('head-out-of-range', { head, size: this.size });
     if (this.inFlight[head] !== 0) throw new VirtqueueError('head-in-flight', { head });
@@ -140,6 +140,16 @@ export class SplitVirtqueue {
   disarmKick(): void {
     if (this.eventIdx) this.ring.setAvailEvent(this.nextAvailIdx - 1);
     else this.ring.setNoNotify(true);
+  }
+
+  /** Reads avail.idx, which the driver's core may just have written, anew: once for all the chains that it shows. */
+  private lookAgain(): boolean {
+    const seen = this.ring.availIdx();
+    const pending = (seen - this.nextAvailIdx) & U16;
+    // virtio 1.2 §2.7.6: idx only grows, and no entry is offered twice before it is used.
+    if (pending > this.size) throw new VirtqueueError('avail-idx-overrun', { pending, size: this.size });
+    this.seenAvailIdx = seen;
+    return pending > 0;
   }
 
   private peekResumed(head: number): number {
