@@ -114,7 +114,8 @@ export class BlkRing {
    */
   signal(which: 'callFd' | 'errFd'): void {
     const fd = this.fds[which];
-    if (fd !== undefined && native.signal(fd) === -EINTR) this.fds = { ...this.fds, [which]: undefined };
+    if (fd !== undefined && native.signalForeign(fd) === -EINTR)
+      this.fds = { ...this.fds, [which]: undefined };
   }
 
   /** Ends every view; the queue is dead afterwards. */

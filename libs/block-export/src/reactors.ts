@@ -12,10 +12,7 @@ import type { ConnectionStatus, ExportSpec, ExportStatus, ReactorStart } from '.
 const DEFAULT_POLL_MICROS = 32;
 const DEFAULT_DRAIN_MS = 30_000;
 
-/** How often is looked for a thread that a front-end's eventfd holds; it is free again after twice this time at most. */
-const INTERRUPT_EVERY_MS = 250;
-
-/** How often idle rate limits are told the time: far more often than its clock wraps. */
+/** How often rate limits are told the time, also where nobody asks: far more often than its clock wraps. */
 const TICK_EVERY_MS = 60_000;
 
 /** Most threads that serve rings in one process. */
@@ -51,16 +48,14 @@ export class Reactors {
   private readonly exports = new Map<string, Placed>();
   private readonly adding = new Map<string, Promise<void>>();
   private readonly removing = new Map<string, Promise<void>>();
-  private readonly interrupts: NodeJS.Timeout;
-  private readonly ticks: NodeJS.Timeout;
+  /** Runs while any export has limits. */
+  private ticks: NodeJS.Timeout | undefined;
   private stopped: Promise<void> | undefined;
 
   private constructor(
     private readonly handles: readonly ReactorHandle[],
     private readonly wakeFds: readonly number[],
   ) {
-    this.interrupts = setInterval(() => native.interruptSignals(), INTERRUPT_EVERY_MS).unref();
-    this.ticks = setInterval(() => this.tick(), TICK_EVERY_MS).unref();
     this.failed = new Promise((resolve) => {
       for (const handle of handles)
         void handle.died.then((error) => {
@@ -107,6 +102,7 @@ export class Reactors {
     home.exports += 1;
     arena.limiter.configure(spec.limits ?? NO_LIMITS, native.clockMicros());
     this.exports.set(spec.id, { home, arena, limits: spec.limits });
+    this.keepTime();
     const added = home.ask({ kind: 'add', spec, arena: arena.buffer }).then(
       () => undefined,
       (error: unknown) => {
@@ -152,6 +148,7 @@ export class Reactors {
     if (!placed) return;
     placed.limits = limits;
     placed.arena.limiter.configure(limits ?? NO_LIMITS, native.clockMicros());
+    this.keepTime();
   }
 
   async status(id: string): Promise<ExportStatus | undefined> {
@@ -190,8 +187,7 @@ export class Reactors {
     const stopped = this.handles.map((handle) => handle.ask({ kind: 'stop' }));
     await Promise.allSettled(stopped); // a dead one has stopped, too
     await Promise.all(this.handles.map((handle) => handle.ended));
-    clearInterval(this.interrupts);
-    clearInterval(this.ticks);
+    this.stopTime();
     for (const fd of this.wakeFds) closeSync(fd);
   }
 
@@ -228,13 +224,28 @@ export class Reactors {
     return [status];
   }
 
+  /** Runs the clock of limits while there are any: a process that serves nobody sleeps. */
+  private keepTime(): void {
+    const limited = [...this.exports.values()].some(({ arena }) => arena.limiter.active);
+    if (limited) this.ticks ??= setInterval(() => this.tick(), TICK_EVERY_MS).unref();
+    else this.stopTime();
+  }
+
+  private stopTime(): void {
+    clearInterval(this.ticks);
+    this.ticks = undefined;
+  }
+
   private tick(): void {
     for (const { arena } of this.exports.values()) arena.limiter.tick(native.clockMicros());
   }
 
   private forget(id: string): void {
     const placed = this.exports.get(id);
-    if (placed && this.exports.delete(id)) placed.home.exports -= 1;
+    if (!placed) return;
+    this.exports.delete(id);
+    placed.home.exports -= 1;
+    this.keepTime();
   }
 }
 

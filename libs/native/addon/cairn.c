@@ -12,6 +12,7 @@
 #include <linux/io_uring.h>
 #include <node_api.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -27,6 +28,10 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef sigev_notify_thread_id /* glibc before 2.39 */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 
 #define MAX_ARGS 8
 #define MAX_FDS 64
@@ -326,59 +331,95 @@ static napi_value Eventfd(napi_env env, napi_callback_info info) {
   return sys(env, eventfd(0, EFD_CLOEXEC | (int)flags));
 }
 
-/* An eventfd that another process handed over can be full and made to block at any time: its flags belong to the open
- * file, which that process still has, and no write to an eventfd can be told not to wait. So each thread counts the
- * beginning and the end of its signals (odd = in one), and interruptSignals wakes a thread that is in the same signal
- * as the time before. */
-#define SIGNALLERS 64
-static struct {
-  _Atomic int tid;
-  _Atomic uint32_t count;
-  uint32_t seen; /* by interruptSignals, which one thread calls */
-} signallers[SIGNALLERS];
-static _Atomic int signaller_count;
-static _Thread_local int signaller = -1;
-
-static void on_interrupt(int signo) { (void)signo; }
-
-/* signal(eventfd): adds one; -EAGAIN when it is full, -EINTR when it is full, blocks, and interruptSignals came */
+/* signal(eventfd): adds one to an eventfd of ours; -EAGAIN when it is full and does not block */
 static napi_value Signal(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
   int64_t fd = num(&c, 0);
   CHECK(c);
-  if (signaller < 0) {
-    int mine = atomic_fetch_add(&signaller_count, 1) % SIGNALLERS;
-    atomic_store(&signallers[mine].tid, (int)syscall(SYS_gettid));
-    signaller = mine;
-  }
   uint64_t one = 1;
-  atomic_fetch_add_explicit(&signallers[signaller].count, 1, memory_order_relaxed);
   ssize_t n = write((int)fd, &one, 8);
-  int e = errno;
-  atomic_fetch_add_explicit(&signallers[signaller].count, 1, memory_order_relaxed);
-  return ret(env, n < 0 ? -e : n);
+  return ret(env, n < 0 ? -errno : n);
 }
 
-/* interruptSignals(): wakes threads that are in the same `signal` as at the last call; returns how many */
-static napi_value InterruptSignals(napi_env env, napi_callback_info info) {
-  (void)info;
-  static atomic_flag installed = ATOMIC_FLAG_INIT;
-  if (!atomic_flag_test_and_set(&installed)) {
-    struct sigaction sa;
-    memset(&sa, 0, sizeof sa);
-    sa.sa_handler = on_interrupt; /* without SA_RESTART: the write must end */
-    sigemptyset(&sa.sa_mask);
-    if (sigaction(SIGURG, &sa, NULL) < 0) return ret(env, -errno);
+/* An eventfd that another process handed over can be full and made to block at any time: its flags belong to the open
+ * file, which that process still has, and no write to an eventfd can be told not to wait. So a thread that signals such
+ * descriptors has a timer that interrupts it now and then. The timer stops itself once the thread has signalled nothing
+ * for a whole period, so that an idle thread costs nothing. All of it belongs to the one thread: the handler runs on it.
+ */
+#define INTERRUPT_EVERY_NS 250000000
+static _Thread_local struct {
+  timer_t timer;
+  volatile sig_atomic_t made, running;
+  volatile sig_atomic_t inside, signalled; /* in a signal now; since the last interruption */
+} guard __attribute__((tls_model("initial-exec")));
+static pthread_key_t guard_key;
+static pthread_once_t guard_once = PTHREAD_ONCE_INIT;
+
+static void set_timer(long every_ns) {
+  struct itimerspec every = {{0, every_ns}, {0, every_ns}};
+  guard.running = timer_settime(guard.timer, 0, &every, NULL) == 0 && every_ns > 0;
+}
+
+static void on_interrupt(int signo) {
+  (void)signo;
+  int saved = errno;
+  if (guard.running && !guard.inside && !guard.signalled) set_timer(0);
+  guard.signalled = 0;
+  errno = saved;
+}
+
+static void drop_guard(void *made) {
+  (void)made;
+  guard.running = guard.made = 0;
+  timer_delete(guard.timer);
+}
+
+static void prepare_guards(void) {
+  struct sigaction sa;
+  memset(&sa, 0, sizeof sa);
+  sa.sa_handler = on_interrupt; /* without SA_RESTART: the write must end */
+  sigemptyset(&sa.sa_mask);
+  sigaction(SIGURG, &sa, NULL);
+  pthread_key_create(&guard_key, drop_guard);
+}
+
+/* Makes this thread's timer run; 0 when it cannot be had (RLIMIT_SIGPENDING). */
+static int watch_this_thread(void) {
+  if (!guard.made) {
+    pthread_once(&guard_once, prepare_guards);
+    struct sigevent event;
+    memset(&event, 0, sizeof event);
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGURG;
+    event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+    if (timer_create(CLOCK_MONOTONIC, &event, &guard.timer) < 0) return 0;
+    guard.made = 1;
+    pthread_setspecific(guard_key, &guard); /* has drop_guard called when the thread ends */
   }
-  int woken = 0;
-  for (int i = 0; i < SIGNALLERS; i++) {
-    uint32_t now = atomic_load(&signallers[i].count);
-    if ((now & 1) && now == signallers[i].seen &&
-        syscall(SYS_tgkill, getpid(), atomic_load(&signallers[i].tid), SIGURG) == 0)
-      woken++;
-    signallers[i].seen = now;
+  set_timer(INTERRUPT_EVERY_NS);
+  return guard.running;
+}
+
+/* signalForeign(eventfd): the same for one of another process, which cannot hold this thread for longer than a moment:
+ * -EINTR when it is full and blocks, or -EAGAIN when there is no timer to find that out */
+static napi_value SignalForeign(napi_env env, napi_callback_info info) {
+  call_t c = begin(env, info);
+  int64_t fd = num(&c, 0);
+  CHECK(c);
+  guard.inside = 1;
+  if (!guard.running && !watch_this_thread()) {
+    struct pollfd room = {.fd = (int)fd, .events = POLLOUT};
+    if (poll(&room, 1, 0) == 0) {
+      guard.inside = 0;
+      return ret(env, -EAGAIN);
+    }
   }
-  return ret(env, woken);
+  uint64_t one = 1;
+  ssize_t n = write((int)fd, &one, 8);
+  int e = errno;
+  guard.signalled = 1;
+  guard.inside = 0;
+  return ret(env, n < 0 ? -e : n);
 }
 
 /* consume(eventfd): the counter, which is 0 from now on; -EAGAIN when it was 0 and the descriptor does not block */
@@ -702,7 +743,7 @@ NAPI_MODULE_INIT() {
       {"guardFaults", GuardFaults},
       {"eventfd", Eventfd},
       {"signal", Signal},
-      {"interruptSignals", InterruptSignals},
+      {"signalForeign", SignalForeign},
       {"consume", Consume},
       {"waitReadable", WaitReadable},
       {"setNonblocking", SetNonblocking},

@@ -85,27 +85,72 @@ describe('the native verbs', () => {
     });
   });
 
-  it('wake a thread that an eventfd made wait, and no thread that goes on', async () => {
-    const script = `
-      const { Worker, isMainThread, workerData } = require('node:worker_threads');
-      const native = require(${JSON.stringify(addonPath)});
-      if (isMainThread) {
-        const fd = native.eventfd(0);
-        const full = Buffer.alloc(8);
-        full.writeBigUInt64LE(0xfffffffffffffffen);
-        require('node:fs').writeSync(fd, full);
-        console.log(native.interruptSignals(), native.interruptSignals());
-        const worker = new Worker(__filename, { workerData: fd });
-        let woken = 0;
-        const timer = setInterval(() => { woken += native.interruptSignals(); }, 50);
-        worker.on('message', (result) => { clearInterval(timer); console.log(result, woken); });
-      } else {
-        require('node:worker_threads').parentPort.postMessage(native.signal(workerData));
-      }`;
-    const file = join(directory, 'interrupt.cjs');
-    writeFileSync(file, script);
-    const { stdout, stderr } = spawnSync(process.execPath, [file], { encoding: 'utf8', timeout: 10_000 });
-    expect([stdout, stderr]).toEqual(['0 0\n-4 1\n', '']);
+  describe('eventfds of another process', () => {
+    /** What a script prints in a process of its own; `native` and a full eventfd that blocks, `full`, are there. */
+    const printedBy = (body: string, limit = ':') => {
+      const file = join(directory, 'foreign.cjs');
+      writeFileSync(
+        file,
+        `const { Worker, isMainThread, parentPort } = require('node:worker_threads');
+         const { readFileSync, writeSync } = require('node:fs');
+         const native = require(${JSON.stringify(addonPath)});
+         const most = Buffer.alloc(8);
+         most.writeBigUInt64LE(0xfffffffffffffffen);
+         const full = native.eventfd(0);
+         writeSync(full, most);
+         ${body}`,
+      );
+      const commandLine = ['-c', `${limit} && exec "$0" "$1"`, process.execPath, file];
+      const { stdout, stderr } = spawnSync('bash', commandLine, { encoding: 'utf8', timeout: 10_000 });
+      return [stdout, stderr];
+    };
+    const timers = `readFileSync('/proc/self/timers', 'utf8').split('notify:').length - 1`;
+
+    it('hold a thread for a moment only, again and again, while the others go on', () => {
+      const script = `
+        if (isMainThread) {
+          new Worker(__filename).on('message', (results) => console.log(...results));
+          console.log('goes on');
+        } else {
+          parentPort.postMessage([native.signalForeign(full), native.signalForeign(full)]);
+        }`;
+      expect(printedBy(script)).toEqual(['goes on\n-4 -4\n', '']);
+    });
+
+    it('hold no thread that stopped signalling for a while, either', () => {
+      const script = `
+        native.signalForeign(native.eventfd(0));
+        setTimeout(() => console.log(native.signalForeign(full)), 800);`;
+      expect(printedBy(script)).toEqual(['-4\n', '']);
+    });
+
+    it('interrupt nobody who signals no more', () => {
+      const script = `
+        const switches = () => Number(/^voluntary_ctxt_switches:\\s+(\\d+)/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))[1]);
+        native.signalForeign(native.eventfd(0));
+        setTimeout(() => {
+          const none = native.eventfd(0);
+          const before = switches();
+          console.log(native.waitReadable(none, 700), switches() - before);
+        }, 800);`;
+      expect(printedBy(script)).toEqual(['0 1\n', '']);
+    });
+
+    it('leave no timer behind when their thread ends', () => {
+      const script = `
+        if (isMainThread) {
+          new Worker(__filename).on('exit', () => console.log(${timers}));
+        } else {
+          native.signalForeign(native.eventfd(0));
+          writeSync(1, ${timers} + '\\n');
+        }`;
+      expect(printedBy(script)).toEqual(['1\n0\n', '']);
+    });
+
+    it('are looked at first where the process may have no timer', () => {
+      const script = `console.log(native.signalForeign(full), native.signalForeign(native.eventfd(0)));`;
+      expect(printedBy(script, 'ulimit -i 0')).toEqual(['-11 8\n', '']);
+    });
   });
 
   describe('descriptors over a socket', () => {

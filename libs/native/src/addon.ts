@@ -35,14 +35,14 @@ export interface Native {
   /** int32 counters: [0] faults of all spans, [slot + 1] faults of one. */
   guardFaults(): ArrayBuffer;
   eventfd(flags: number): number;
-  /** Adds one to an eventfd; -EAGAIN when it is full, -EINTR when `interruptSignals` ended a wait for room in it. */
+  /** Adds one to an eventfd of ours; -EAGAIN when it is full. */
   signal(fd: number): number;
   /**
-   * Wakes every thread of this process that is still in the `signal` in which the last call found it, and returns how
-   * many. Called now and then by one thread, it bounds what an eventfd of another process can cost: that process may
-   * fill it and make it block whenever it likes.
+   * Adds one to an eventfd of another process, which may fill it and make it block whenever it likes: then this thread
+   * is held for a quarter of a second at most, and the answer is -EINTR. System calls of a thread that has just called
+   * this may be interrupted by SIGURG.
    */
-  interruptSignals(): number;
+  signalForeign(fd: number): number;
   consume(fd: number): number;
   /** Blocks the calling thread: 1 when readable, 0 when the time ran out. */
   waitReadable(fd: number, timeoutMs: number): number;

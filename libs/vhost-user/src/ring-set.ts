@@ -116,7 +116,7 @@ export class RingSet {
       ...(log && { log: { ...log, usedGpa: vring.usedLogGpa } }),
     });
     // Whoever ran it before may have died between the used ring and the call.
-    if (inflight && vring.fds.callFd !== undefined) native.signal(vring.fds.callFd);
+    if (inflight && vring.fds.callFd !== undefined) native.signalForeign(vring.fds.callFd);
   }
 
   startAll(): void {
