@@ -1,9 +1,10 @@
-import { accessSync, appendFileSync, constants, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GuestChannel, type GuestResult } from './guest-channel.js';
 import { findGuestKernel } from './guest-kernel.js';
 import type { ToolSet } from './guest-tools.js';
 import { findInitramfs } from './initramfs.js';
+import { hasKvm } from './kvm.js';
 import { QemuError } from './qemu-error.js';
 import { Tethered } from './tethered.js';
 
@@ -30,7 +31,7 @@ export interface GuestOptions {
  * A small Linux guest in QEMU, made for testing disks: a Debian kernel, busybox and the tools of file
  * systems in memory.
  *
- * It runs under KVM where that is allowed and is emulated elsewhere. Its memory is shared (memfd), as vhost-user
+ * It runs under KVM where that works and is emulated elsewhere. Its memory is shared (memfd), as vhost-user
  * needs, and it ends when this process does.
  */
 export class Guest {
@@ -121,15 +122,6 @@ function machineArguments({ memoryMib = 256, rootPorts = 4, cpus = 1 }: GuestOpt
     ...['-object', `memory-backend-memfd,id=memory,size=${memoryMib}M,share=on`],
     ...ports.flat(),
   ];
-}
-
-function hasKvm(): boolean {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 function endOf(log: string): string {
