@@ -17,6 +17,8 @@ export interface GuestOptions {
    * busybox has of a name: say /sbin/fstrim, /sbin/blkdiscard and /sbin/fallocate.
    */
   tools?: ToolSet;
+  /** More programs for the guest's /sbin: static ones, by their paths on this machine. */
+  programs?: readonly string[];
   memoryMib?: number;
   /** How many devices can be plugged at once. */
   rootPorts?: number;
@@ -46,10 +48,10 @@ export class Guest {
 
   /** Boots a guest and returns once it takes commands. Throws QemuError with the end of its logs. */
   static async start(options: GuestOptions): Promise<Guest> {
-    const { directory, tools = 'ext4', bootTimeoutMs = 180_000 } = options;
+    const { directory, tools = 'ext4', programs = [], bootTimeoutMs = 180_000 } = options;
     mkdirSync(directory, { recursive: true });
     const kernel = findGuestKernel();
-    const initramfs = findInitramfs(kernel, tools);
+    const initramfs = findInitramfs(kernel, tools, programs);
     const consoleLog = join(directory, 'console.log');
     const qemuLog = join(directory, 'qemu.log');
     const qmpSocket = join(directory, 'qmp');

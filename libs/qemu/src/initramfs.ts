@@ -10,7 +10,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { CpioArchive } from './cpio-archive.js';
 import { cacheDirectory, type GuestKernel } from './guest-kernel.js';
 import { guestFiles, modulesOf, type GuestFile, type ToolSet } from './guest-tools.js';
@@ -49,13 +49,17 @@ done
 `;
 
 /**
- * The root file system of a guest as a file: busybox, the tools of the set with the libraries they need, and drivers.
+ * The root file system of a guest as a file: busybox, the tools of the set with the libraries they need, the given
+ * static programs, and drivers.
  *
  * It is built once for a kernel and the versions of the tools on this machine, and kept in the cache.
  * Throws QemuError `guest-tool-missing` with what to install.
  */
-export function findInitramfs(kernel: GuestKernel, set: ToolSet): string {
-  const files = guestFiles(set);
+export function findInitramfs(kernel: GuestKernel, set: ToolSet, programs: readonly string[]): string {
+  const files: readonly GuestFile[] = [
+    ...guestFiles(set),
+    ...programs.map((source) => ({ path: `sbin/${basename(source)}`, mode: 0o755, source })),
+  ];
   const directory = join(cacheDirectory(), 'guest-initramfs');
   const path = join(directory, `${set}-${digestOf(kernel, files)}.cpio`);
   if (existsSync(path)) {
