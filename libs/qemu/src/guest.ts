@@ -5,6 +5,7 @@ import { findGuestKernel } from './guest-kernel.js';
 import type { ToolSet } from './guest-tools.js';
 import { findInitramfs } from './initramfs.js';
 import { hasKvm } from './kvm.js';
+import { QmpClient } from './qmp-client.js';
 import { QemuError } from './qemu-error.js';
 import { Tethered } from './tethered.js';
 
@@ -20,6 +21,8 @@ export interface GuestOptions {
   /** More programs for the guest's /sbin: static ones, by their paths on this machine. */
   programs?: readonly string[];
   memoryMib?: number;
+  /** Makes it fit to be migrated, or to be the destination of one that was made so. */
+  migratable?: boolean;
   /** How many devices can be plugged at once. */
   rootPorts?: number;
   cpus?: number;
@@ -28,6 +31,17 @@ export interface GuestOptions {
   /** More arguments for QEMU, for instance disks that are there from the start. */
   extraArguments?: readonly string[];
 }
+
+/** How long QEMU may take to open its sockets and to make its devices. */
+const START_TIMEOUT_MS = 30_000;
+
+/**
+ * What the memory of a guest that may be migrated has beyond whole words of the dirty bitmap (64 pages, 256 KiB).
+ *
+ * QEMU before 9.0 takes whole words of it without telling the code that it has translated, and then misses what an
+ * emulated guest writes. Where memory ends amid a word, it goes page by page and tells.
+ */
+const ODD_KIB = 8;
 
 /**
  * A small Linux guest in QEMU, made for testing disks: a Debian kernel, busybox and the tools of file
@@ -47,8 +61,28 @@ export class Guest {
   ) {}
 
   /** Boots a guest and returns once it takes commands. Throws QemuError with the end of its logs. */
-  static async start(options: GuestOptions): Promise<Guest> {
-    const { directory, tools = 'ext4', programs = [], bootTimeoutMs = 180_000 } = options;
+  static start(options: GuestOptions): Promise<Guest> {
+    const { bootTimeoutMs = 180_000 } = options;
+    return Guest.launch(options, (channel) => channel.booted(bootTimeoutMs));
+  }
+
+  /**
+   * Starts QEMU for a guest that runs elsewhere and is about to be migrated to `uri`, for instance `unix:/…`.
+   *
+   * All but `directory` must be as that guest has it. Commands wait until it is here; see migrate.
+   */
+  static awaitMigration(options: GuestOptions, uri: string): Promise<Guest> {
+    const extraArguments = [...(options.extraArguments ?? []), '-incoming', uri];
+    return Guest.launch({ ...options, migratable: true, extraArguments }, (_, qmpSocket) =>
+      listening(qmpSocket),
+    );
+  }
+
+  private static async launch(
+    options: GuestOptions,
+    ready: (channel: GuestChannel, qmpSocket: string) => Promise<void>,
+  ): Promise<Guest> {
+    const { directory, tools = 'ext4', programs = [] } = options;
     mkdirSync(directory, { recursive: true });
     const kernel = findGuestKernel();
     const initramfs = findInitramfs(kernel, tools, programs);
@@ -64,8 +98,8 @@ export class Guest {
         ...['-kernel', kernel.imagePath, '-initrd', initramfs],
         ...['-append', 'console=ttyS0 panic=-1 random.trust_cpu=on'],
         ...['-chardev', `file,id=console,path=${consoleLog}`, '-serial', 'chardev:console'],
-        ...['-chardev', `socket,id=agent,path=${agentSocket},server=on,wait=off`, '-serial', 'chardev:agent'],
         ...['-qmp', `unix:${qmpSocket},server=on,wait=off`],
+        ...['-chardev', `socket,id=agent,path=${agentSocket},server=on,wait=off`, '-serial', 'chardev:agent'],
         ...(options.extraArguments ?? []),
       ],
       (chunk) => appendFileSync(qemuLog, chunk),
@@ -73,8 +107,8 @@ export class Guest {
     );
     let channel: GuestChannel | undefined;
     try {
-      channel = await GuestChannel.connect(agentSocket, () => qemu.isRunning, 10_000);
-      await channel.booted(bootTimeoutMs);
+      channel = await GuestChannel.connect(agentSocket, () => qemu.isRunning, START_TIMEOUT_MS);
+      await ready(channel, qmpSocket);
       return new Guest(qemu, channel, qmpSocket, consoleLog);
     } catch (error) {
       channel?.close();
@@ -112,7 +146,9 @@ export class Guest {
   }
 }
 
-function machineArguments({ memoryMib = 256, rootPorts = 4, cpus = 1 }: GuestOptions): string[] {
+function machineArguments(options: GuestOptions): string[] {
+  const { memoryMib = 256, migratable = false, rootPorts = 4, cpus = 1 } = options;
+  const memoryKib = memoryMib * 1024 + (migratable ? ODD_KIB : 0);
   const ports = Array.from({ length: rootPorts }, (_, index) => [
     '-device',
     `pcie-root-port,id=rp${index},chassis=${index + 1},slot=${index + 1}`,
@@ -120,10 +156,20 @@ function machineArguments({ memoryMib = 256, rootPorts = 4, cpus = 1 }: GuestOpt
   return [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...['-machine', `q35,memory-backend=memory,accel=${hasKvm() ? 'kvm' : 'tcg'}`],
-    ...['-cpu', hasKvm() ? 'host' : 'max', '-smp', String(cpus), '-m', `${memoryMib}M`],
-    ...['-object', `memory-backend-memfd,id=memory,size=${memoryMib}M,share=on`],
+    ...['-cpu', hasKvm() ? 'host' : 'max', '-smp', String(cpus), '-m', `${memoryKib}K`],
+    ...['-object', `memory-backend-memfd,id=memory,size=${memoryKib}K,share=on`],
     ...ports.flat(),
   ];
+}
+
+/** QEMU listens for the migration before it answers its monitor. */
+async function listening(qmpSocket: string): Promise<void> {
+  const monitor = await QmpClient.connect(qmpSocket, { timeoutMs: START_TIMEOUT_MS });
+  try {
+    await monitor.execute('query-status');
+  } finally {
+    monitor.close();
+  }
 }
 
 function endOf(log: string): string {

@@ -10,6 +10,7 @@ export type QemuErrorCode =
   | 'device-exists'
   | 'plug-failed'
   | 'unplug-timeout'
+  | 'migration-failed'
   | 'guest-kernel-missing'
   | 'guest-tool-missing'
   | 'guest-failed'
