@@ -6,6 +6,16 @@ import { queueKinds, Stack } from '../support/stack.js';
 const createSteps = faultPointNames.filter((name) => name.startsWith('worker.'));
 /** Only a create chooses a place. */
 const workerSteps = createSteps.filter((name) => name !== 'worker.after-placement');
+/** What the store does for a snapshot, up to the answer. */
+const takeSteps = [
+  'store.snapshot.layer-made',
+  'store.snapshot.pending-written',
+  'store.snapshot.head-named',
+  'store.snapshot.switched',
+  'store.snapshot.completed-one',
+  // A group of which one is completed is completed when the pool is opened next.
+  'data-plane.before-answer',
+] as const;
 const nodeSteps = ['data-plane.after-remember', 'data-plane.before-answer'] as const;
 
 // Each operation meets every step in turn: a worker (or node) that dies at the first, one that takes over and dies at
@@ -60,6 +70,44 @@ describe.each(queueKinds)('a kill at every step, queue in %s', (queue) => {
     await bench.succeeds(detach.operation);
     const removal = await bench.dieAtEach(dataPlane, nodeSteps, () => api.startDelete(id));
     await bench.succeeds(removal.operation);
+    await bench.expectSettled();
+  });
+
+  it('takes and deletes a group of snapshots once although workers die at every step of each', async () => {
+    const { api, worker } = stack;
+    const ids = [(await api.createVolume(MIB)).id, (await api.createVolume(MIB)).id];
+    const take = await bench.dieAtEach(worker, workerSteps, () => api.startGroup(ids));
+    await bench.succeeds(take.operation);
+    const taken = take.snapshots.map(({ id }) => id);
+    expect((await stack.nodeContents()).snapshots).toEqual(taken.toSorted());
+    for (const id of taken) expect(await api.snapshot(id)).toMatchObject({ state: 'completed' });
+
+    for (const id of ids) await bench.succeeds((await api.startDelete(id)).operation);
+    const [first = '', ...others] = taken;
+    const removal = await bench.dieAtEach(worker, workerSteps, () => api.startDeleteSnapshot(first));
+    await bench.succeeds(removal.operation);
+    for (const id of others) await bench.succeeds((await api.startDeleteSnapshot(id)).operation);
+    await bench.expectSettled();
+  });
+
+  it('takes and deletes a group of snapshots once although the node dies at every step of each', async () => {
+    const { api, dataPlane } = stack;
+    const ids = [(await api.createVolume(MIB)).id, (await api.createVolume(MIB)).id];
+    const take = await bench.dieAtEach(dataPlane, takeSteps, () => api.startGroup(ids));
+    await bench.succeeds(take.operation);
+    const taken = take.snapshots.map(({ id }) => id);
+    expect((await stack.nodeContents()).snapshots).toEqual(taken.toSorted());
+
+    const again = await bench.dieAt(dataPlane, 'store.snapshot.completed', () => api.startGroup(ids));
+    await bench.succeeds(again.operation);
+    taken.push(...again.snapshots.map(({ id }) => id));
+
+    const [first = '', ...others] = taken;
+    const steps = ['store.delete-snapshot.removed', 'data-plane.before-answer'] as const;
+    const removal = await bench.dieAtEach(dataPlane, steps, () => api.startDeleteSnapshot(first));
+    await bench.succeeds(removal.operation);
+    for (const id of others) await bench.succeeds((await api.startDeleteSnapshot(id)).operation);
+    for (const id of ids) await bench.succeeds((await api.startDelete(id)).operation);
     await bench.expectSettled();
   });
 });

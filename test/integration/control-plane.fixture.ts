@@ -1,4 +1,11 @@
-import { newId, noFaultPoints, type FaultPoints, type Operation } from '@cairn/domain';
+import {
+  newId,
+  noFaultPoints,
+  type FaultPoints,
+  type NodeId,
+  type Operation,
+  type PoolId,
+} from '@cairn/domain';
 import { OperationConsumer, type QueueBackend } from '@cairn/jobs';
 import { Database } from '@cairn/persistence';
 import { createKey } from '../../apps/control-plane/src/bootstrap.js';
@@ -32,6 +39,8 @@ export class ControlPlaneFixture {
   readonly joinToken = 'join-token';
   readonly key = newApiKey();
   otherKey = '';
+  /** Where volumes are placed. */
+  place: { nodeId: NodeId; poolId: PoolId } = { nodeId: newId('node'), poolId: newId('pool') };
 
   private constructor(
     readonly postgres: TestPostgres,
@@ -115,18 +124,28 @@ export class ControlPlaneFixture {
       operations.claim(operationId, { workerId: 'test', leaseMs: 10_000 }),
     );
     if (!claimed) throw new Error(`${operationId} cannot be claimed`);
-    await unitOfWork.run(async ({ operations, volumes, attachments }) => {
-      const { volumeId, attachmentId } = claimed.target;
-      const volume = await volumes.findById(volumeId);
+    await unitOfWork.run(async ({ operations, volumes, attachments, snapshots }) => {
+      const { volumeId, attachmentId, snapshotId } = claimed.target;
+      if (claimed.kind === 'create-snapshot' || claimed.kind === 'delete-snapshot') {
+        const ids = claimed.kind === 'create-snapshot' ? claimed.params.snapshotIds : [snapshotId!];
+        const event = claimed.kind === 'create-snapshot' ? 'completed' : 'removed';
+        for (const each of await snapshots.listById(ids)) await snapshots.transition(each, event);
+        await operations.succeed(claimed);
+        return;
+      }
+      const volume = volumeId && (await volumes.findById(volumeId));
       const attachment = attachmentId && (await attachments.findById(attachmentId));
       if (!volume) throw new Error('no volume');
-      if (claimed.kind === 'create-volume') await volumes.transition(volume, 'created');
+      if (claimed.kind === 'create-volume') {
+        await volumes.transition(volume, 'created');
+        await volumes.place(volume.id, this.place);
+      }
       if (claimed.kind === 'delete-volume') await volumes.transition(volume, 'removed');
       if (claimed.kind === 'attach-volume' && attachment) {
         const connection = {
           type: 'vhost-user-blk',
           socketPath: '/s',
-          serial: volumeId,
+          serial: volume.id,
           numQueues: 1,
         } as const;
         await attachments.transition(attachment, 'attached', { nodeId: newId('node'), connection });
@@ -147,7 +166,7 @@ export class ControlPlaneFixture {
     );
     const reason = { code: 'no-capacity', message: 'No room.' } as const;
     await unitOfWork.run(async ({ operations, volumes, attachments }) => {
-      const volume = await volumes.findById(claimed!.target.volumeId);
+      const volume = await volumes.findById(claimed!.target.volumeId!);
       const attachment = await attachments.findById(claimed!.target.attachmentId!);
       await attachments.transition(attachment!, 'failed', { reason });
       await volumes.transition(volume!, 'detached');

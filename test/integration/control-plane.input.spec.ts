@@ -23,6 +23,11 @@ const routes: [string, string, unknown?][] = [
   ['GET', `/v1/volumes/${unknownVolume}/attachments`],
   ['GET', `/v1/volumes/${unknownVolume}/attachments/${unknownAttachment}`],
   ['DELETE', `/v1/volumes/${unknownVolume}/attachments/${unknownAttachment}`],
+  ['POST', `/v1/volumes/${unknownVolume}/snapshots`, {}],
+  ['POST', '/v1/snapshots/group', { volumeIds: [unknownVolume] }],
+  ['GET', '/v1/snapshots'],
+  ['GET', `/v1/snapshots/${newId('snap')}`],
+  ['DELETE', `/v1/snapshots/${newId('snap')}`],
   ['GET', `/v1/operations/${newId('op')}`],
   ['GET', '/v1/nodes'],
 ];
@@ -459,18 +464,23 @@ describe('OpenAPI', () => {
       })),
     );
     expect(operations.map(({ name }) => name).toSorted()).toEqual([
+      'DELETE /v1/snapshots/{snapshotId}',
       'DELETE /v1/volumes/{volumeId}',
       'DELETE /v1/volumes/{volumeId}/attachments/{attachmentId}',
       'GET /health/live',
       'GET /health/ready',
       'GET /v1/nodes',
       'GET /v1/operations/{operationId}',
+      'GET /v1/snapshots',
+      'GET /v1/snapshots/{snapshotId}',
       'GET /v1/volumes',
       'GET /v1/volumes/{volumeId}',
       'GET /v1/volumes/{volumeId}/attachments',
       'GET /v1/volumes/{volumeId}/attachments/{attachmentId}',
+      'POST /v1/snapshots/group',
       'POST /v1/volumes',
       'POST /v1/volumes/{volumeId}/attachments',
+      'POST /v1/volumes/{volumeId}/snapshots',
       'PUT /v1/nodes/{nodeId}/heartbeat',
     ]);
     for (const { name, operation } of operations) {

@@ -67,9 +67,10 @@ export class CrashBench {
       this.stack.databaseUrl,
       `SELECT (SELECT count(*)::int FROM operations WHERE state IN ('pending', 'running')) AS operations,
               (SELECT count(*)::int FROM attachments WHERE state NOT IN ('detached', 'error')) AS attachments,
+              (SELECT count(*)::int FROM snapshots WHERE state <> 'deleted') AS snapshots,
               (SELECT count(*)::int FROM volumes WHERE state <> 'deleted') AS volumes`,
     );
-    expect(rows).toEqual({ operations: 0, attachments: 0, volumes: 0 });
+    expect(rows).toEqual({ operations: 0, attachments: 0, snapshots: 0, volumes: 0 });
     for (const [id, ending] of this.endings) expect(await this.endingOf(id), id).toEqual(ending);
   }
 

@@ -10,6 +10,8 @@ export class FakeAgent {
   readonly volumes = new Map<string, number>();
   /** The generation and the attachment that each volume is exported for. */
   readonly exports = new Map<string, { generation: number; attachmentId: string }>();
+  /** The volume that each snapshot is of. */
+  readonly snapshots = new Map<string, string>();
   /** Called before each verb, as `PUT /v1/volumes/vol-…/export`; what it returns is answered instead. */
   before: (verb: string) => Promise<Interception> | Interception = () => undefined;
 
@@ -51,6 +53,7 @@ export class FakeAgent {
   }
 
   private perform(verb: string, body: string): object {
+    if (verb.includes(' /v1/snapshots')) return this.performSnapshots(verb, body);
     const [method, id = '', isExport] =
       /^(\w+) \/v1\/volumes\/([^/?]+)(\/export)?/.exec(verb)?.slice(1) ?? [];
     if (method === 'DELETE') {
@@ -72,5 +75,16 @@ export class FakeAgent {
     this.exports.set(id, { generation, attachmentId });
     const connection = { type: 'vhost-user-blk', socketPath: `/run/${id}.sock`, serial: id, numQueues };
     return { volumeId: id, attachmentId, generation, readOnly, state: 'listening', connection };
+  }
+
+  private performSnapshots(verb: string, body: string): object {
+    if (verb.startsWith('PUT')) {
+      const { snapshots } = JSON.parse(body);
+      for (const { snapshotId, volumeId } of snapshots) this.snapshots.set(snapshotId, volumeId);
+    }
+    if (verb.startsWith('DELETE')) this.snapshots.delete(verb.slice('DELETE /v1/snapshots/'.length));
+    return {
+      snapshots: [...this.snapshots].map(([id, volumeId]) => ({ id, volumeId, sizeBytes: 4096 })),
+    };
   }
 }

@@ -21,6 +21,16 @@ export interface AttachmentView {
   reason?: { code: string; message: string };
 }
 
+/** A snapshot as the API shows it. */
+export interface SnapshotView {
+  id: string;
+  volumeId: string;
+  groupId?: string;
+  sizeBytes: number;
+  state: string;
+  reason?: { code: string; message: string };
+}
+
 /** An operation as the API shows it. */
 export interface OperationView {
   id: string;
@@ -111,6 +121,37 @@ export class RestClient {
   /** Starts a delete. */
   async startDelete(volumeId: string): Promise<{ operation: OperationView }> {
     return this.accepted('DELETE', `/v1/volumes/${volumeId}`);
+  }
+
+  /** Starts a snapshot. */
+  async startSnapshot(volumeId: string): Promise<{ operation: OperationView; snapshot: SnapshotView }> {
+    return this.accepted('POST', `/v1/volumes/${volumeId}/snapshots`, {});
+  }
+
+  /** Starts snapshots of one point in time. */
+  async startGroup(volumeIds: string[]): Promise<{ operation: OperationView; snapshots: SnapshotView[] }> {
+    return this.accepted('POST', '/v1/snapshots/group', { volumeIds });
+  }
+
+  /** Starts the delete of a snapshot. */
+  async startDeleteSnapshot(id: string): Promise<{ operation: OperationView }> {
+    return this.accepted('DELETE', `/v1/snapshots/${id}`);
+  }
+
+  /** Takes a snapshot and waits until it is completed. */
+  async takeSnapshot(volumeId: string): Promise<SnapshotView> {
+    const { operation, snapshot } = await this.startSnapshot(volumeId);
+    await this.succeeded(operation);
+    return this.snapshot(snapshot.id);
+  }
+
+  /** Deletes a snapshot and waits until it is done. */
+  async deleteSnapshot(id: string): Promise<void> {
+    await this.succeeded((await this.startDeleteSnapshot(id)).operation);
+  }
+
+  async snapshot(id: string): Promise<SnapshotView> {
+    return this.found(`/v1/snapshots/${id}`);
   }
 
   /** Creates a volume and waits until it is available. */

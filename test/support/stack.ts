@@ -25,13 +25,14 @@ export interface StackOptions {
 /** What a node has, seen from outside: nothing of it may be left when its volumes are gone. */
 export interface NodeContents {
   readonly volumes: string[];
+  readonly snapshots: string[];
   readonly exports: string[];
   readonly sockets: string[];
   readonly files: string[];
 }
 
 /** A node without volumes. */
-export const emptyNode: NodeContents = { volumes: [], exports: [], sockets: [], files: [] };
+export const emptyNode: NodeContents = { volumes: [], snapshots: [], exports: [], sockets: [], files: [] };
 
 /** Short waits, so that a crash heals within a test. */
 const impatience = {
@@ -164,10 +165,12 @@ export class Stack {
     const sorted = (texts: string[]): string[] => texts.sort();
     return {
       volumes: sorted((await this.agent.listVolumes()).map(({ id }) => id)),
+      snapshots: sorted((await this.agent.listSnapshots()).map(({ id }) => id)),
       exports: sorted((await this.agent.listExports()).map(({ volumeId }) => volumeId)),
       sockets: sorted((await readdir(this.socketDirectory)).filter((name) => name.startsWith('vol-'))),
       files: sorted([
         ...(await readdir(join(this.poolDirectory, 'volumes'))),
+        ...(await readdir(join(this.poolDirectory, 'snapshots'))),
         ...(await readdir(join(this.poolDirectory, 'layers'))),
       ]),
     };

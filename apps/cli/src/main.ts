@@ -9,6 +9,7 @@ import { exitAsCheck } from './pool/check-exit.js';
 import { fsckCommand } from './pool/fsck.command.js';
 import { scrubCommand } from './pool/scrub.command.js';
 import { plugCommand, unplugCommand } from './plug/plug.command.js';
+import { snapshotCommand } from './snapshots/snapshot.command.js';
 import { topCommand } from './top/top.command.js';
 import { upCommand } from './stack/up.command.js';
 import { volumeCommand } from './volumes/volume.command.js';
@@ -23,6 +24,7 @@ const program = new Command('cairn')
   .addCommand(limitCommand())
   .addCommand(topCommand())
   .addCommand(volumeCommand())
+  .addCommand(snapshotCommand())
   .addCommand(demoCommand())
   .addCommand(plugCommand())
   .addCommand(unplugCommand());

@@ -12,6 +12,8 @@ import { JoinGuard, JoinToken } from './http/join.guard.js';
 import { NodesController } from './nodes/nodes.controller.js';
 import { FAULT_POINTS, OperationStarter } from './operations/operation.starter.js';
 import { OperationsController } from './operations/operations.controller.js';
+import { SnapshotsController } from './snapshots/snapshots.controller.js';
+import { SnapshotsService } from './snapshots/snapshots.service.js';
 import { VolumesController } from './volumes/volumes.controller.js';
 import { VolumesService } from './volumes/volumes.service.js';
 
@@ -34,6 +36,7 @@ export class AppModule {
       controllers: [
         VolumesController,
         AttachmentsController,
+        SnapshotsController,
         OperationsController,
         NodesController,
         HealthController,
@@ -48,6 +51,7 @@ export class AppModule {
         OperationStarter,
         VolumesService,
         AttachmentsService,
+        SnapshotsService,
       ],
     };
   }

@@ -3,16 +3,21 @@ import { APP_FILTER } from '@nestjs/core';
 import { AgentController } from './agent/agent.controller.js';
 import { AgentFilter } from './agent/agent.filter.js';
 import { HealthController } from './agent/health.controller.js';
+import { SnapshotsController } from './agent/snapshots.controller.js';
 import { AgentToken } from './agent/agent-token.js';
 import { ExportRegistry } from './exports/export.registry.js';
 import { MetricsController } from './metrics/metrics.controller.js';
 import { MetricsText } from './metrics/metrics.text.js';
 import { NodeReport } from './node/node.report.js';
+import { Coalescing } from './snapshots/coalescing.js';
+import { NodeSnapshots } from './snapshots/node-snapshots.js';
 
 /** What the HTTP side is built over. */
 export interface AppParts {
   readonly agentToken: string;
   readonly registry: ExportRegistry;
+  readonly snapshots: NodeSnapshots;
+  readonly coalescing: Coalescing;
   readonly report: NodeReport;
   readonly metrics: MetricsText;
 }
@@ -21,14 +26,16 @@ export interface AppParts {
 @Module({})
 export class AppModule {
   /** Wires the controllers to an open node. */
-  static of({ agentToken, registry, report, metrics }: AppParts): DynamicModule {
+  static of({ agentToken, registry, snapshots, coalescing, report, metrics }: AppParts): DynamicModule {
     return {
       module: AppModule,
-      controllers: [AgentController, HealthController, MetricsController],
+      controllers: [AgentController, SnapshotsController, HealthController, MetricsController],
       providers: [
         { provide: APP_FILTER, useClass: AgentFilter },
         { provide: AgentToken, useValue: new AgentToken(agentToken) },
         { provide: ExportRegistry, useValue: registry },
+        { provide: NodeSnapshots, useValue: snapshots },
+        { provide: Coalescing, useValue: coalescing },
         { provide: NodeReport, useValue: report },
         { provide: MetricsText, useValue: metrics },
       ],

@@ -1,7 +1,7 @@
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { defaultReactors, MAX_REACTORS } from '@cairn/block-export';
-import { EnvironmentReader } from '@cairn/domain';
+import { EnvironmentReader, MIB } from '@cairn/domain';
 
 /** Everything the data plane is started with, checked. Directories are absolute. */
 export interface DataPlaneConfig {
@@ -17,6 +17,8 @@ export interface DataPlaneConfig {
   readonly stateDirectory: string;
   readonly overcommitRatio: number;
   readonly cache: 'direct' | 'writeback';
+  /** How fast deleted bytes are given back in the background, beside what guests do. */
+  readonly coalesceBytesPerSecond: number;
   /** Threads that serve the rings. */
   readonly reactors: number;
   readonly log: 'json' | 'text';
@@ -72,6 +74,8 @@ export function readConfig(
     stateDirectory: absolutePath(reader, 'CAIRN_STATE_DIR', 'what the node remembers across restarts'),
     overcommitRatio: reader.integer('CAIRN_OVERCOMMIT_RATIO', 10, { min: 1, max: 1000 }),
     cache: reader.oneOf('CAIRN_CACHE', ['writeback', 'direct'], 'writeback'),
+    coalesceBytesPerSecond:
+      MIB * reader.integer('CAIRN_COALESCE_MIB_PER_SECOND', 128, { min: 1, max: 1_000_000 }),
     reactors: reader.integer('CAIRN_REACTORS', defaultReactors(), { min: 1, max: MAX_REACTORS }),
     log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),
     ...readHeartbeat(reader),

@@ -61,7 +61,14 @@ async function listen(
   const metrics = new MetricsText(node.reactor, node.store);
   const { agentToken } = config;
   const app = await NestFactory.create<NestExpressApplication>(
-    AppModule.of({ agentToken, registry: node.registry, report, metrics }),
+    AppModule.of({
+      agentToken,
+      registry: node.registry,
+      snapshots: node.snapshots,
+      coalescing: node.coalescing,
+      report,
+      metrics,
+    }),
     { abortOnError: false, forceCloseConnections: false, logger: ['error', 'warn'] },
   );
   app.disable('x-powered-by');

@@ -7,6 +7,8 @@ import { PersistenceModule } from '@cairn/persistence';
 import type { WorkerConfig } from './config.js';
 import { AttachVolumeHandler } from './handlers/attach-volume.handler.js';
 import { CreateVolumeHandler } from './handlers/create-volume.handler.js';
+import { CreateSnapshotHandler } from './handlers/create-snapshot.handler.js';
+import { DeleteSnapshotHandler } from './handlers/delete-snapshot.handler.js';
 import { DeleteVolumeHandler } from './handlers/delete-volume.handler.js';
 import { DetachVolumeHandler } from './handlers/detach-volume.handler.js';
 import { HandlerSettings } from './handlers/handler.settings.js';
@@ -58,6 +60,8 @@ export class AppModule {
         DeleteVolumeHandler,
         AttachVolumeHandler,
         DetachVolumeHandler,
+        CreateSnapshotHandler,
+        DeleteSnapshotHandler,
         OperationHandlers,
         OperationRunner,
         OperationProcessor,

@@ -1,4 +1,4 @@
-import type { VolumeId } from '@cairn/domain';
+import type { SnapshotId, VolumeId } from '@cairn/domain';
 import {
   readAgentExport,
   readAgentNode,
@@ -12,6 +12,7 @@ import {
 } from './agent.contract.js';
 import { AgentError, isAgentErrorCode } from './agent.errors.js';
 import { ObjectReader } from './object-reader.js';
+import { readAgentSnapshot, type AgentSnapshot, type TakeSnapshots } from './snapshot.contract.js';
 
 /** Where an agent is and how long to wait for one of its answers. */
 export interface AgentClientOptions {
@@ -76,6 +77,31 @@ export class AgentClient {
   /** Every export of the node. */
   async listExports(): Promise<AgentExport[]> {
     return this.call('GET', '/v1/exports', (reader) => reader.list('exports', readAgentExport));
+  }
+
+  /**
+   * Takes snapshots of volumes at one point in time, or finds them taken: all or none.
+   *
+   * Refused with `snapshot-exists` when an id is that of a snapshot of another volume, `volume-busy` while another
+   * snapshot of a volume is being taken.
+   */
+  takeSnapshots(request: TakeSnapshots): Promise<AgentSnapshot[]> {
+    return this.call(
+      'PUT',
+      '/v1/snapshots',
+      (reader) => reader.list('snapshots', readAgentSnapshot),
+      request,
+    );
+  }
+
+  /** Every snapshot of the node. */
+  listSnapshots(): Promise<AgentSnapshot[]> {
+    return this.call('GET', '/v1/snapshots', (reader) => reader.list('snapshots', readAgentSnapshot));
+  }
+
+  /** Removes the snapshot for good; one that is not there is already removed. */
+  deleteSnapshot(snapshotId: SnapshotId): Promise<void> {
+    return this.call('DELETE', `/v1/snapshots/${snapshotId}`, () => undefined);
   }
 
   /** The node itself. */

@@ -4,15 +4,14 @@ import {
   VOLUME_SIZE_MAX,
   VOLUME_SIZE_MIN,
   VOLUME_SIZE_MULTIPLE,
-  isId,
   type AttachmentConnection,
   type AttachmentId,
   type NodeId,
   type PoolId,
   type VolumeId,
 } from '@cairn/domain';
-import { AgentError } from './agent.errors.js';
-import { ObjectReader } from './object-reader.js';
+import type { ObjectReader } from './object-reader.js';
+import { parsePathId, parseRequest } from './parse-request.js';
 
 /** Body of `PUT /v1/volumes/:id`. */
 export interface PutVolume {
@@ -82,10 +81,7 @@ const decimalPattern = /^(0|[1-9]\d{0,15})$/;
 
 /** Reads the `:id` of a path. Throws `invalid-argument`. */
 export function parseVolumeId(text: string): VolumeId {
-  if (isId('vol', text)) return text;
-  throw new AgentError('invalid-argument', 'the volume id is not one', {
-    errors: [{ field: 'volumeId', message: 'must be vol- and 16 lower-case hex digits' }],
-  });
+  return parsePathId('vol', 'volumeId', text);
 }
 
 /** Reads the body of `PUT /v1/volumes/:id`. Throws `invalid-argument` with every fault. */
@@ -171,14 +167,4 @@ export function readAgentNode(reader: ObjectReader): AgentNode {
       failed: inner.integer('failed', count),
     })),
   };
-}
-
-function parseRequest<Value>(source: unknown, read: (reader: ObjectReader) => Value): Value {
-  const reader = ObjectReader.strict(source);
-  const value = read(reader);
-  const errors = reader.finish();
-  // Trusted from here: every field was checked and no other is there.
-  if (errors.length === 0) return value;
-  const listed = errors.map(({ field, message }) => `${field} ${message}`).join('; ');
-  throw new AgentError('invalid-argument', listed, { errors });
 }

@@ -9,6 +9,9 @@ export type AgentErrorCode =
   | 'volume-deleted'
   | 'volume-size-mismatch'
   | 'volume-exported'
+  | 'volume-busy'
+  | 'snapshot-not-found'
+  | 'snapshot-exists'
   | 'stale-generation'
   | 'export-busy'
   | 'export-failed'
@@ -29,6 +32,9 @@ export const agentErrorStatus = {
   'volume-deleted': 410,
   'volume-size-mismatch': 409,
   'volume-exported': 409,
+  'volume-busy': 409,
+  'snapshot-not-found': 404,
+  'snapshot-exists': 409,
   'stale-generation': 409,
   'export-busy': 409,
   'export-failed': 500,
@@ -55,6 +61,9 @@ export const agentErrorRetryable = {
   'volume-deleted': false,
   'volume-size-mismatch': false,
   'volume-exported': true,
+  'volume-busy': true,
+  'snapshot-not-found': false,
+  'snapshot-exists': false,
   'stale-generation': false,
   'export-busy': true,
   'export-failed': true,

@@ -61,6 +61,11 @@ export class ObjectReader {
     return this.fault(field, `must be ${prefix}- and 16 lower-case hex digits`, `${prefix}-` as const);
   }
 
+  /** Like `id`, or `undefined` when the field is absent or null. */
+  optionalId<P extends IdPrefix>(field: string, prefix: P): Id<P> | undefined {
+    return this.isAbsent(field) ? undefined : this.id(field, prefix);
+  }
+
   /** One of a closed list of words. */
   word<Word extends string>(field: string, words: readonly [Word, ...Word[]]): Word {
     const value = this.take(field);

@@ -12,7 +12,8 @@ export const faultPointNames = [
   'data-plane.after-remember',
   'data-plane.before-answer',
 ] as const;
-export type FaultPointName = (typeof faultPointNames)[number];
+/** Those of a process whose libraries name more of them come under their own prefix. */
+export type FaultPointName = (typeof faultPointNames)[number] | `store.${string}`;
 
 /** Called at each named step; does nothing unless that step was armed. */
 export interface FaultPoints {
@@ -24,13 +25,14 @@ export const noFaultPoints: FaultPoints = { reach: () => undefined };
 
 /**
  * Arms the step that `CAIRN_FAULT_POINT` names; reaching it calls `kill`, which should end the process
- * at once and without any clean-up (SIGKILL to itself).
+ * at once and without any clean-up (SIGKILL to itself). `further` are the steps that only this process has.
  *
  * Throws ConfigurationError for an unknown name, and whenever the variable is set with NODE_ENV=production.
  */
 export function armFaultPoints(
   env: Readonly<Record<string, string | undefined>>,
   kill: () => void,
+  further: readonly FaultPointName[] = [],
 ): FaultPoints {
   const armed = env['CAIRN_FAULT_POINT'];
   if (armed === undefined || armed === '') return noFaultPoints;
@@ -38,8 +40,9 @@ export function armFaultPoints(
   if (env['NODE_ENV'] === 'production') {
     throw refuse('is set with NODE_ENV=production; it kills the process on purpose, so unset it');
   }
-  if (!faultPointNames.some((name) => name === armed)) {
-    throw refuse(`is ${JSON.stringify(armed)}; it must be one of ${faultPointNames.join(', ')}`);
+  const names = [...faultPointNames, ...further];
+  if (!names.some((name) => name === armed)) {
+    throw refuse(`is ${JSON.stringify(armed)}; it must be one of ${names.join(', ')}`);
   }
   return {
     reach(name) {

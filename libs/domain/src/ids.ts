@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 
 /** What an id may name; the prefix is part of the id, so a volume id can never pass for a node id. */
-export const idPrefixes = ['vol', 'att', 'op', 'node', 'proj', 'key', 'snap', 'pool', 'req'] as const;
+export const idPrefixes = ['vol', 'att', 'op', 'node', 'proj', 'key', 'snap', 'grp', 'pool', 'req'] as const;
 export type IdPrefix = (typeof idPrefixes)[number];
 
 export type Id<P extends IdPrefix> = `${P}-${string}`;
@@ -12,6 +12,7 @@ export type NodeId = Id<'node'>;
 export type ProjectId = Id<'proj'>;
 export type KeyId = Id<'key'>;
 export type SnapshotId = Id<'snap'>;
+export type GroupId = Id<'grp'>;
 export type PoolId = Id<'pool'>;
 export type RequestId = Id<'req'>;
 

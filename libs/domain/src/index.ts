@@ -7,5 +7,6 @@ export * from './fault-point.js';
 export * from './ids.js';
 export * from './node.js';
 export * from './operation.js';
+export * from './snapshot.js';
 export * from './state-machine.js';
 export * from './volume.js';

@@ -1,8 +1,15 @@
 import type { Reason } from './errors.js';
-import type { AttachmentId, OperationId, ProjectId, VolumeId } from './ids.js';
+import type { AttachmentId, GroupId, OperationId, ProjectId, SnapshotId, VolumeId } from './ids.js';
 import type { TransitionTable } from './state-machine.js';
 
-export const operationKinds = ['create-volume', 'delete-volume', 'attach-volume', 'detach-volume'] as const;
+export const operationKinds = [
+  'create-volume',
+  'delete-volume',
+  'attach-volume',
+  'detach-volume',
+  'create-snapshot',
+  'delete-snapshot',
+] as const;
 export type OperationKind = (typeof operationKinds)[number];
 export const operationStates = ['pending', 'running', 'succeeded', 'failed'] as const;
 export type OperationState = (typeof operationStates)[number];
@@ -27,20 +34,37 @@ export interface OperationParams {
   'delete-volume': Record<string, never>;
   'attach-volume': { generation: number; readOnly: boolean; numQueues: number };
   'detach-volume': { generation: number; force: boolean };
+  /** Several are a group: of one point in time, and all or none. */
+  'create-snapshot': { snapshotIds: readonly SnapshotId[] };
+  'delete-snapshot': Record<string, never>;
 }
 
 /** What an operation acts on. */
 export interface OperationTarget {
-  volumeId: VolumeId;
+  volumeId?: VolumeId;
   attachmentId?: AttachmentId;
+  snapshotId?: SnapshotId;
+  groupId?: GroupId;
 }
+
+/** The parts of the target that each kind is sure to name. */
+interface NamedTargets {
+  'create-volume': 'volumeId';
+  'delete-volume': 'volumeId';
+  'attach-volume': 'volumeId' | 'attachmentId';
+  'detach-volume': 'volumeId' | 'attachmentId';
+  'create-snapshot': never;
+  'delete-snapshot': 'snapshotId';
+}
+
+type TargetOf<K extends OperationKind> = OperationTarget & Required<Pick<OperationTarget, NamedTargets[K]>>;
 
 interface OperationOf<K extends OperationKind> {
   id: OperationId;
   projectId: ProjectId;
   kind: K;
   params: OperationParams[K];
-  target: OperationTarget;
+  target: TargetOf<K>;
   state: OperationState;
   /** 0 to 100. */
   progress: number;
@@ -78,6 +102,8 @@ export const operationDeadlineMs = {
   'delete-volume': 10 * 60_000,
   'attach-volume': 2 * 60_000,
   'detach-volume': 5 * 60_000,
+  'create-snapshot': 2 * 60_000,
+  'delete-snapshot': 10 * 60_000,
 } as const satisfies Record<OperationKind, number>;
 
 const BACKOFF_FIRST_MS = 250;
@@ -86,6 +112,11 @@ const BACKOFF_LAST_MS = 15_000;
 /** How long to wait before the next try, by how many have been made: 250 ms doubling up to 15 s. */
 export function operationBackoffMs(attempts: number): number {
   return Math.min(BACKOFF_FIRST_MS * 2 ** Math.max(0, attempts - 1), BACKOFF_LAST_MS);
+}
+
+/** The narrowest thing that the operation acts on, for a log line. */
+export function targetName({ target }: Pick<Operation, 'target'>): string {
+  return target.snapshotId ?? target.groupId ?? target.volumeId ?? 'nothing';
 }
 
 /** True when the operation has ended. */

@@ -10,6 +10,7 @@ import { DomainError } from './errors.js';
 import { nodeEvents, nodeStates, nodeTransitions } from './node.js';
 import { isFinished, operationEvents, operationStates, operationTransitions } from './operation.js';
 import { isTerminal, next, statesAllowing, statesOf, type TransitionTable } from './state-machine.js';
+import { nextSnapshotState, snapshotEvents, snapshotStates, snapshotTransitions } from './snapshot.js';
 import { nextVolumeState, volumeEvents, volumeStates, volumeTransitions } from './volume.js';
 
 /** The legal pairs, written out once more by hand; every other pair of the types must be illegal. */
@@ -34,6 +35,14 @@ const legal: Record<string, readonly string[]> = {
     'busy + busy → busy',
     'busy + detached → detached',
     'busy + kept → attached',
+  ],
+  snapshot: [
+    'pending + completed → completed',
+    'pending + failed → error',
+    'completed + delete → deleting',
+    'deleting + removed → deleted',
+    'deleting + failed → error',
+    'error + delete → deleting',
   ],
   operation: [
     'pending + claim → running',
@@ -71,6 +80,13 @@ describe('every (state, event) pair of the', () => {
       legal['attachment']?.toSorted(),
     );
     expect(statesOf(attachmentTransitions).toSorted()).toEqual(attachmentStates.toSorted());
+  });
+
+  it('snapshot machine is legal exactly where listed', () => {
+    expect(pairsOf(snapshotTransitions, snapshotStates, snapshotEvents).toSorted()).toEqual(
+      legal['snapshot']?.toSorted(),
+    );
+    expect(statesOf(snapshotTransitions).toSorted()).toEqual(snapshotStates.toSorted());
   });
 
   it('operation machine is legal exactly where listed', () => {
@@ -128,6 +144,26 @@ describe('a refusal', () => {
       expect(error.details).toMatchObject({
         currentState: state,
         allowedStates: statesAllowing(attachmentTransitions, event),
+      });
+    },
+  );
+});
+
+describe('a refusal of a snapshot', () => {
+  it.each(snapshotStates.flatMap((state) => snapshotEvents.map((event) => [state, event] as const)))(
+    'in %s at %s names the current and the allowed states, or there is none',
+    (state, event) => {
+      const snapshot = { id: 'snap-0123456789abcdef', state } as const;
+      const to = next(snapshotTransitions, state, event);
+      if (to !== undefined) {
+        expect(nextSnapshotState(snapshot, event)).toBe(to);
+        return;
+      }
+      const error = errorOf(() => nextSnapshotState(snapshot, event));
+      expect(error).toMatchObject({ code: 'snapshot-wrong-state', retryable: state === 'pending' });
+      expect(error.details).toMatchObject({
+        currentState: state,
+        allowedStates: statesAllowing(snapshotTransitions, event),
       });
     },
   );

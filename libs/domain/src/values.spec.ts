@@ -191,6 +191,17 @@ describe('fault points', () => {
     expect(kills).toBe(1);
   });
 
+  it('take the further steps that a process names', () => {
+    let kills = 0;
+    const armed = { CAIRN_FAULT_POINT: 'store.fold.copied' };
+    const points = armFaultPoints(armed, () => void (kills += 1), ['store.fold.copied']);
+    points.reach('store.fold.flushed');
+    expect(kills).toBe(0);
+    points.reach('store.fold.copied');
+    expect(kills).toBe(1);
+    expect(() => armFaultPoints(armed, () => undefined)).toThrow(/store.fold.copied/);
+  });
+
   it('are refused in production and by an unknown name', () => {
     const armed = { CAIRN_FAULT_POINT: 'worker.after-claim' };
     expect(() => armFaultPoints({ ...armed, NODE_ENV: 'production' }, () => undefined)).toThrow(/production/);

@@ -7,6 +7,11 @@ export { NodeRepository } from './repositories/node.repository.js';
 export { OperationRepository, type ClaimOptions } from './repositories/operation.repository.js';
 export { ProjectRepository, type ApiKey, type Project } from './repositories/project.repository.js';
 export {
+  SnapshotRepository,
+  type SnapshotPage,
+  type SnapshotQuery,
+} from './repositories/snapshot.repository.js';
+export {
   VolumeRepository,
   type VolumeChanges,
   type VolumePage,

@@ -4,6 +4,7 @@ import { AttachmentRepository } from './repositories/attachment.repository.js';
 import { NodeRepository } from './repositories/node.repository.js';
 import { OperationRepository } from './repositories/operation.repository.js';
 import { ProjectRepository } from './repositories/project.repository.js';
+import { SnapshotRepository } from './repositories/snapshot.repository.js';
 import { VolumeRepository } from './repositories/volume.repository.js';
 
 /** All repositories over one connection or transaction. */
@@ -12,6 +13,7 @@ export interface Repositories {
   nodes: NodeRepository;
   volumes: VolumeRepository;
   attachments: AttachmentRepository;
+  snapshots: SnapshotRepository;
   operations: OperationRepository;
 }
 
@@ -21,6 +23,7 @@ function repositoriesOf(manager: EntityManager): Repositories {
     nodes: new NodeRepository(manager),
     volumes: new VolumeRepository(manager),
     attachments: new AttachmentRepository(manager),
+    snapshots: new SnapshotRepository(manager),
     operations: new OperationRepository(manager),
   };
 }

@@ -26,6 +26,23 @@ export interface ApiAttachment {
   reason?: string;
 }
 
+/** What a volume was at one point in time, as the API shows it. */
+export interface ApiSnapshot {
+  id: string;
+  volumeId: string;
+  sizeBytes: number;
+  state: string;
+  createdAt: string;
+  name?: string;
+}
+
+/** What people say of a snapshot. */
+export interface SnapshotWords {
+  name?: string;
+  description?: string;
+  tags?: Record<string, string>;
+}
+
 /** What is being done, how far it is and how it ended. */
 export interface ApiOperation {
   id: string;
@@ -84,6 +101,46 @@ export class ApiClient {
 
   deleteVolume(id: string): Promise<{ operation: ApiOperation }> {
     return this.request('DELETE', `/v1/volumes/${encodeURIComponent(id)}`);
+  }
+
+  /** Starts a snapshot; it exists when the operation has succeeded. */
+  async takeSnapshot(
+    volumeId: string,
+    words: SnapshotWords = {},
+  ): Promise<{ snapshots: ApiSnapshot[]; operation: ApiOperation }> {
+    const path = `/v1/volumes/${encodeURIComponent(volumeId)}/snapshots`;
+    const { snapshot, operation } = await this.request<{ snapshot: ApiSnapshot; operation: ApiOperation }>(
+      'POST',
+      path,
+      words,
+    );
+    return { snapshots: [snapshot], operation };
+  }
+
+  /** Starts snapshots of one point in time. */
+  takeSnapshots(
+    volumeIds: string[],
+    words: SnapshotWords = {},
+  ): Promise<{ snapshots: ApiSnapshot[]; operation: ApiOperation }> {
+    return this.request('POST', '/v1/snapshots/group', { volumeIds, ...words });
+  }
+
+  getSnapshot(id: string): Promise<ApiSnapshot> {
+    return this.request('GET', `/v1/snapshots/${encodeURIComponent(id)}`);
+  }
+
+  /** One page of snapshots; `nextPageToken` leads to the next. */
+  listSnapshots(query: {
+    volumeId?: string | undefined;
+    pageToken?: string | undefined;
+  }): Promise<{ snapshots: ApiSnapshot[]; nextPageToken?: string }> {
+    const given = new URLSearchParams();
+    for (const [name, value] of Object.entries(query)) if (value !== undefined) given.set(name, value);
+    return this.request('GET', `/v1/snapshots?${given.toString()}`);
+  }
+
+  deleteSnapshot(id: string): Promise<{ operation: ApiOperation }> {
+    return this.request('DELETE', `/v1/snapshots/${encodeURIComponent(id)}`);
   }
 
   /** Starts an attach; the attachment has its connection when the operation has succeeded. */

@@ -1,7 +1,7 @@
 import { errorRetryable } from '@cairn/domain';
 import { describe, expect, it } from 'vitest';
 import { readConfig } from '../config.js';
-import { decodePageToken, encodePageToken } from '../volumes/page-token.js';
+import { decodePageToken, encodePageToken } from './page-token.js';
 import { bearerOf, newApiKey, parseApiKey, sameText, secretMatches, secretSha256 } from './api-key.js';
 import { problems } from './problem.js';
 

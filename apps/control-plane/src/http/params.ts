@@ -16,6 +16,7 @@ import { Optional, type Check } from './validation.js';
 const kinds = {
   vol: { code: 'volume-not-found', noun: 'volume' },
   att: { code: 'attachment-not-found', noun: 'attachment' },
+  snap: { code: 'snapshot-not-found', noun: 'snapshot' },
   op: { code: 'operation-not-found', noun: 'operation' },
   node: { code: 'node-not-found', noun: 'node' },
 } as const satisfies Record<string, { code: ErrorCode; noun: string }>;

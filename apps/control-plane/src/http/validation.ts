@@ -93,6 +93,13 @@ function depthExceeds(root: object, limit: number): boolean {
   return false;
 }
 
+/** The keys at any depth that every object has, such as `constructor`: class-transformer drops those in silence. */
+function inheritedKeys(root: object): string[] {
+  const own = Object.keys(root).filter((key) => key in Object.prototype);
+  const children = Object.values(root).filter((child) => typeof child === 'object' && child !== null);
+  return [...own, ...children.flatMap(inheritedKeys)];
+}
+
 /** Checks a body or query against its class: unknown fields are faults, and every fault is reported at once. */
 export class RequestPipe extends ValidationPipe {
   constructor(options: { unknownFields: 'refuse' | 'ignore' } = { unknownFields: 'refuse' }) {
@@ -112,8 +119,7 @@ export class RequestPipe extends ValidationPipe {
       if (depthExceeds(value, DEPTH_MAX)) throw refuse([{ field: 'body', message: 'is nested too deeply' }]);
     }
     if (value !== null && typeof value === 'object') {
-      // class-transformer drops these before the whitelist can see them.
-      const inherited = Object.keys(value).filter((key) => key in Object.prototype);
+      const inherited = inheritedKeys(value);
       if (inherited.length > 0)
         throw refuse(inherited.map((field) => ({ field, message: 'is not a known field' })));
     }

@@ -25,11 +25,17 @@ export class OperationErrorDto extends ReasonDto {
 
 /** What an operation acts on. */
 export class OperationTargetDto {
-  @ApiProperty({ example: 'vol-0123456789abcdef' })
-  volumeId!: string;
+  @ApiPropertyOptional({ example: 'vol-0123456789abcdef' })
+  volumeId?: string;
 
   @ApiPropertyOptional({ example: 'att-0123456789abcdef' })
   attachmentId?: string;
+
+  @ApiPropertyOptional({ example: 'snap-0123456789abcdef' })
+  snapshotId?: string;
+
+  @ApiPropertyOptional({ example: 'grp-0123456789abcdef', description: 'Snapshots of one point in time.' })
+  groupId?: string;
 }
 
 /** One mutation on its way. */

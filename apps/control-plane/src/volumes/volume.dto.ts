@@ -9,12 +9,11 @@ import {
   type VolumeState,
 } from '@cairn/domain';
 import { ApiProperty, ApiPropertyOptional } from '@nestjs/swagger';
-import { Transform } from 'class-transformer';
 import { AttachmentDto, toAttachmentDto } from '../attachments/attachment.dto.js';
+import { CommaSeparated, PageQuery } from '../http/paging.js';
 import { clientToken } from '../http/params.js';
-import { Optional, Required, text, type Check } from '../http/validation.js';
+import { Optional, Required, text } from '../http/validation.js';
 import { OperationDto, ReasonDto } from '../operations/operation.dto.js';
-import { decodePageToken } from './page-token.js';
 
 /** The body of a create. */
 export class CreateVolumeDto {
@@ -36,46 +35,14 @@ export class CreateVolumeDto {
   clientToken?: string;
 }
 
-export const PAGE_LIMIT_MAX = 1000;
-export const PAGE_LIMIT_DEFAULT = 100;
-
-const limit: Check = (value) =>
-  typeof value === 'string' &&
-  /^\d{1,4}$/.test(value) &&
-  Number(value) >= 1 &&
-  Number(value) <= PAGE_LIMIT_MAX
-    ? undefined
-    : `must be a whole number from 1 to ${PAGE_LIMIT_MAX}`;
-
-const pageToken: Check = (value) =>
-  typeof value === 'string' && decodePageToken(value) !== undefined
-    ? undefined
-    : 'must be the nextPageToken of an earlier answer';
-
-const states: Check = (value) =>
-  Array.isArray(value) &&
-  value.length > 0 &&
-  value.every((each) => volumeStates.some((state) => state === each))
-    ? undefined
-    : `must be one or more, separated by commas, of ${volumeStates.join(', ')}`;
-
 /** The query of a list. */
-export class ListVolumesQuery {
-  @ApiPropertyOptional({ type: Number, default: PAGE_LIMIT_DEFAULT, minimum: 1, maximum: PAGE_LIMIT_MAX })
-  @Optional(limit)
-  limit?: string;
-
-  @ApiPropertyOptional({ description: 'The nextPageToken of the page before.' })
-  @Optional(pageToken)
-  pageToken?: string;
-
+export class ListVolumesQuery extends PageQuery {
   @ApiPropertyOptional({
     type: String,
     description: `Only these states, separated by commas: ${volumeStates.join(', ')}. Without it, all but deleted.`,
     example: 'available,in-use',
   })
-  @Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? value.split(',') : value))
-  @Optional(states)
+  @CommaSeparated(volumeStates)
   state?: VolumeState[];
 }
 

@@ -14,15 +14,15 @@ import {
 } from '@nestjs/common';
 import { ApiAcceptedResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { Request, Response } from 'express';
+import { encodePageToken } from '../http/page-token.js';
+import { pageOf } from '../http/paging.js';
 import { Caller, clientTokenOf, IdPipe, TokenQuery } from '../http/params.js';
 import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
 import { RequestPipe } from '../http/validation.js';
 import { toOperationDto } from '../operations/operation.dto.js';
-import { decodePageToken, encodePageToken } from './page-token.js';
 import {
   CreateVolumeDto,
   ListVolumesQuery,
-  PAGE_LIMIT_DEFAULT,
   toVolumeDto,
   VolumeAcceptedDto,
   VolumeDto,
@@ -72,8 +72,7 @@ export class VolumesController {
   @NeedsApiKey('invalid-request')
   async list(@Caller() project: ProjectId, @Query() query: ListVolumesQuery): Promise<VolumeListDto> {
     const { volumes, attachments, next } = await this.volumes.list(project, {
-      limit: Number(query.limit ?? PAGE_LIMIT_DEFAULT),
-      after: query.pageToken === undefined ? undefined : decodePageToken(query.pageToken),
+      ...pageOf(query),
       states: query.state,
     });
     return {
@@ -110,6 +109,7 @@ export class VolumesController {
     'client-token-conflict',
     'volume-not-found',
     'volume-in-use',
+    'volume-busy',
     'volume-wrong-state',
     'idempotent-parameter-mismatch',
     'concurrent-change',

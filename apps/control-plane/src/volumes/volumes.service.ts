@@ -1,4 +1,5 @@
 import {
+  DomainError,
   newId,
   requestDigest,
   sameRequestOrThrow,
@@ -58,24 +59,25 @@ export class VolumesService {
     request: CreateVolume,
   ): Promise<{ operation: Operation; volume?: Volume }> {
     const { sizeBytes, name, clientToken } = request;
+    const id = newId('vol');
     const intent: OperationIntent = {
       projectId: project,
       kind: 'create-volume',
       params: { sizeBytes },
-      target: { volumeId: newId('vol') },
+      target: { volumeId: id },
       clientToken,
       requestDigest: requestDigest({ kind: 'create-volume', sizeBytes, name }),
     };
     const result = await this.unitOfWork.run(async ({ volumes, operations }) => {
       const { operation, isNew } = await operations.insert(intent);
-      const { volumeId } = operation.target;
       if (isNew)
         return {
           operation,
-          volume: await volumes.insert({ id: volumeId, projectId: project, name, sizeBytes }),
+          volume: await volumes.insert({ id, projectId: project, name, sizeBytes }),
         };
       sameRequestOrThrow(operation, intent);
-      return { operation, volume: await volumes.find(project, volumeId) };
+      const { volumeId } = operation.target;
+      return { operation, volume: volumeId && (await volumes.find(project, volumeId)) };
     });
     await this.starter.start(result.operation);
     return result;
@@ -84,7 +86,8 @@ export class VolumesService {
   /**
    * Starts the deletion of a volume, or answers with the deletion that is on its way or done.
    *
-   * Throws `volume-in-use` while it is attached, `volume-wrong-state` while it is created.
+   * Throws `volume-in-use` while it is attached, `volume-wrong-state` while it is created, `volume-busy` while a snapshot
+   * of it is being taken.
    */
   async delete(
     project: ProjectId,
@@ -92,7 +95,7 @@ export class VolumesService {
     clientToken: string | undefined,
   ): Promise<{ operation: Operation; volume?: Volume }> {
     const digest = requestDigest({ kind: 'delete-volume', volumeId });
-    const result = await this.unitOfWork.run(async ({ volumes, operations }) => {
+    const result = await this.unitOfWork.run(async ({ volumes, snapshots, operations }) => {
       const earlier =
         clientToken === undefined ? undefined : await operations.findByClientToken(project, clientToken);
       if (earlier) {
@@ -104,6 +107,11 @@ export class VolumesService {
         const operation = await operations.findLatest({ volumeId }, 'delete-volume');
         if (operation) return { operation, volume };
         throw new Error(`Volume ${volumeId} is ${volume.state}, but no operation deletes it.`);
+      }
+      if (await snapshots.isBeingTaken(volumeId)) {
+        throw new DomainError('volume-busy', {
+          message: `A snapshot of volume ${volumeId} is being taken. Try again in a moment.`,
+        });
       }
       const deleting = await volumes.transition(volume, 'delete', { reason: null });
       const { operation, isNew } = await operations.insert({

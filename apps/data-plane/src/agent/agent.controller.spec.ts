@@ -8,6 +8,8 @@ import { AppModule } from '../app.module.js';
 import type { ExportRegistry } from '../exports/export.registry.js';
 import type { MetricsText } from '../metrics/metrics.text.js';
 import type { NodeReport } from '../node/node.report.js';
+import type { Coalescing } from '../snapshots/coalescing.js';
+import type { NodeSnapshots } from '../snapshots/node-snapshots.js';
 
 const id = 'vol-0123456789abcdef';
 const volume = { id, sizeBytes: 1048576, allocatedBytes: 0, createdAt: '2026-01-01T00:00:00.000Z' };
@@ -28,10 +30,13 @@ beforeAll(async () => {
       throw new Error('a defect with a secret in its text');
     },
   };
+  const snapshots = { take: async (request: unknown) => (asked.push(request), []) };
   app = await NestFactory.create<NestExpressApplication>(
     AppModule.of({
       agentToken: 'secret',
       registry: registry as unknown as ExportRegistry,
+      snapshots: snapshots as unknown as NodeSnapshots,
+      coalescing: {} as Coalescing,
       report: {} as NodeReport,
       metrics: { render: async () => 'cairn_up 1\n' } as unknown as MetricsText,
     }),
@@ -64,6 +69,22 @@ describe('the agent API', () => {
       body: volume,
     });
     expect(asked).toEqual([[id, { sizeBytes: 1048576 }]]);
+  });
+
+  it('hands a checked group of snapshots on, and refuses one that is not', async () => {
+    const of = (...ids: string[]) => ({ snapshots: ids.map((volumeId) => ({ snapshotId, volumeId })) });
+    const snapshotId = 'snap-0123456789abcdef';
+    asked.length = 0;
+    expect(await send('PUT', '/v1/snapshots', JSON.stringify(of(id)))).toEqual({
+      status: 200,
+      body: { snapshots: [] },
+    });
+    expect(asked.splice(0)).toEqual([of(id)]);
+    for (const bad of [of(), of(id, 'vol-fedcba9876543210'), of('vol-1'), { ...of(id), groupId: 'grp' }]) {
+      const answer = await send('PUT', '/v1/snapshots', JSON.stringify(bad));
+      expect(answer).toMatchObject({ status: 400, body: { code: 'invalid-argument' } });
+    }
+    expect(asked).toEqual([]);
   });
 
   it.each(['', 'wrong', 'secrets', 'secre'])('refuses the token %j', async (token) => {

@@ -10,6 +10,7 @@ import {
 } from '@cairn/agent';
 import { ExportRegistry } from '../exports/export.registry.js';
 import { NodeReport } from '../node/node.report.js';
+import { Coalescing } from '../snapshots/coalescing.js';
 import { TokenGuard } from './token.guard.js';
 
 /** The verbs of the node. All are idempotent; those of an export are fenced by its generation. */
@@ -19,6 +20,7 @@ export class AgentController {
   constructor(
     private readonly registry: ExportRegistry,
     private readonly report: NodeReport,
+    private readonly coalescing: Coalescing,
   ) {}
 
   @Get('node')
@@ -45,6 +47,7 @@ export class AgentController {
   @HttpCode(200)
   async deleteVolume(@Param('id') id: string): Promise<object> {
     await this.registry.deleteVolume(parseVolumeId(id));
+    this.coalescing.start();
     return {};
   }
 

@@ -39,6 +39,17 @@ class MemoryPool implements VolumePool {
     if (!this.records.has(volumeId)) throw new StorageError('volume-not-found', { op: 'filePath' });
     return `/pool/${volumeId}`;
   }
+  /** Volumes with this many layers; the others have one. */
+  readonly layered = new Map<string, number>();
+  chain(volumeId: string) {
+    const { sizeBytes = 0 } = this.records.get(volumeId) ?? {};
+    const layer = { id: 'lay', path: '/pool/lay', sizeBytes, zeroMapOffsetBytes: undefined };
+    return {
+      volumeId,
+      sizeBytes,
+      layers: Array.from({ length: this.layered.get(volumeId) ?? 1 }, () => layer),
+    };
+  }
   async allocatedBytes() {
     return 0;
   }
@@ -166,6 +177,35 @@ describe('exports of the registry', () => {
     });
     expect(await registry.putExport(volumeId, request)).toEqual(answer);
     expect(reactor.calls).toEqual([`add ${volumeId}`]);
+  });
+
+  it('does not export a volume with snapshots below it', async () => {
+    pool.layered.set(volumeId, 2);
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('export-failed');
+    expect(reactor.calls).toEqual([]);
+    pool.layered.delete(volumeId);
+    expect(await registry.putExport(volumeId, request)).toMatchObject({ state: 'listening' });
+  });
+
+  it('holds exports back while something is done with detached volumes, and refuses that for exported ones', async () => {
+    let begin = (): void => undefined;
+    let end = (): void => undefined;
+    const begun = new Promise<void>((resolve) => (begin = resolve));
+    const ended = new Promise<void>((resolve) => (end = resolve));
+    const other = 'vol-00000000000000ff';
+    const task = registry.whileDetached([volumeId, other], () => {
+      begin();
+      return ended;
+    });
+    await begun;
+    const exported = registry.putExport(volumeId, request);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(reactor.calls).toEqual([]);
+    end();
+    await Promise.all([task, exported]);
+    expect(reactor.calls).toEqual([`add ${volumeId}`]);
+    const late = registry.whileDetached([other, volumeId], async () => expect.unreachable());
+    expect(await codeOf(late)).toBe('volume-exported');
   });
 
   it('does not export a volume it does not have', async () => {

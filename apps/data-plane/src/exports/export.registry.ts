@@ -29,7 +29,7 @@ import type { PersistedExport, VolumeState, VolumeStates } from './volume-states
 /** The part of the volume store that verbs use. */
 export type VolumePool = Pick<
   VolumeStore,
-  'create' | 'find' | 'list' | 'delete' | 'filePath' | 'allocatedBytes' | 'capacity' | 'poolId'
+  'create' | 'find' | 'list' | 'delete' | 'chain' | 'filePath' | 'allocatedBytes' | 'capacity' | 'poolId'
 >;
 
 /** The part of the reactor that verbs use. */
@@ -185,8 +185,24 @@ export class ExportRegistry {
     );
   }
 
+  /** Runs a task on volumes that nobody is served, nor will be until it has ended. Throws `volume-exported`. */
+  whileDetached<Value>(volumeIds: readonly VolumeId[], task: () => Promise<Value>): Promise<Value> {
+    const [first, ...others] = volumeIds.toSorted();
+    if (first === undefined) return task();
+    return this.queue.run(first, async () => {
+      if (this.stateOf(first).export === undefined) return this.whileDetached(others, task);
+      throw new AgentError('volume-exported', `${first} is attached`);
+    });
+  }
+
   private async listen(volumeId: VolumeId, persisted: PersistedExport): Promise<void> {
     try {
+      if (this.pool.chain(volumeId).layers.length > 1) {
+        throw new AgentError(
+          'export-failed',
+          `${volumeId} has snapshots: it is served once they are deleted`,
+        );
+      }
       await this.reactor.addExport({
         id: volumeId,
         filePath: this.pool.filePath(volumeId),

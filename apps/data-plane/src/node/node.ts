@@ -1,11 +1,13 @@
 import { mkdir } from 'node:fs/promises';
-import { armFaultPoints, isId, type NodeId, type PoolId } from '@cairn/domain';
+import { armFaultPoints, isId, type FaultPoints, type NodeId, type PoolId } from '@cairn/domain';
 import { Reactors } from '@cairn/block-export';
-import { VolumeStore } from '@cairn/storage';
+import { STEPS, VolumeStore, type Step } from '@cairn/storage';
 import type { DataPlaneConfig } from '../config.js';
 import { ExportRegistry } from '../exports/export.registry.js';
 import { startRefusalOf } from '../exports/storage-refusals.js';
 import { VolumeStates } from '../exports/volume-states.js';
+import { Coalescing } from '../snapshots/coalescing.js';
+import { NodeSnapshots } from '../snapshots/node-snapshots.js';
 import { StartRefused } from '../start-refused.js';
 import { openNodeIdentity } from './node.identity.js';
 
@@ -16,6 +18,8 @@ export interface OpenNode {
   readonly store: VolumeStore;
   readonly reactor: Reactors;
   readonly registry: ExportRegistry;
+  readonly snapshots: NodeSnapshots;
+  readonly coalescing: Coalescing;
   /** Drains the rings and lets go of the pool. */
   close(): Promise<void>;
 }
@@ -23,13 +27,20 @@ export interface OpenNode {
 /** How long a stop waits for requests that the disk has not completed. */
 const drainTimeoutMs = 10_000;
 
+/** Layers that could not be folded while a guest wrote to them are looked at again this often. */
+const coalesceIntervalMs = 60_000;
+
+const storeFault = (step: Step) => `store.${step}` as const;
+
 /**
  * Opens the pool, re-opens every export, and only then returns.
  *
  * Throws StartRefused for whatever an operator must put right first; nothing is left open then.
  */
 export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
-  const store = await openStore(config);
+  const kill = () => void process.kill(process.pid, 'SIGKILL');
+  const faultPoints = armFaultPoints(process.env, kill, STEPS.map(storeFault));
+  const store = await openStore(config, faultPoints);
   try {
     const { poolId } = store;
     if (!isId('pool', poolId)) {
@@ -42,7 +53,6 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
     const states = await VolumeStates.open(config.stateDirectory);
     await mkdir(config.socketDirectory, { recursive: true, mode: 0o750 });
     const reactor = await Reactors.start({ reactors: config.reactors });
-    const faultPoints = armFaultPoints(process.env, () => process.kill(process.pid, 'SIGKILL'));
     const registry = new ExportRegistry({
       pool: store,
       reactor,
@@ -51,20 +61,33 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
       settings: { socketDirectory: config.socketDirectory, cache: config.cache },
     });
     await registry.restore();
+    const coalescing = new Coalescing(store, {
+      bytesPerSecond: config.coalesceBytesPerSecond,
+      intervalMs: coalesceIntervalMs,
+    });
+    const deleted = () => coalescing.start();
+    const snapshots = new NodeSnapshots({ pool: store, exports: registry, deleted, faultPoints });
+    // What a crash interrupted goes on.
+    coalescing.start();
     const close = async (): Promise<void> => {
+      await coalescing.stop();
       await reactor.stop({ drainTimeoutMs });
       await store.close();
     };
-    return { nodeId, poolId, store, reactor, registry, close };
+    return { nodeId, poolId, store, reactor, registry, snapshots, coalescing, close };
   } catch (error) {
     await store.close();
     throw error;
   }
 }
 
-async function openStore({ poolDirectory, overcommitRatio }: DataPlaneConfig): Promise<VolumeStore> {
+async function openStore(
+  { poolDirectory, overcommitRatio }: DataPlaneConfig,
+  faultPoints: FaultPoints,
+): Promise<VolumeStore> {
   try {
-    return await VolumeStore.open({ directory: poolDirectory, overcommitRatio });
+    const onStep = (step: Step): void => faultPoints.reach(storeFault(step));
+    return await VolumeStore.open({ directory: poolDirectory, overcommitRatio, onStep });
   } catch (error) {
     throw startRefusalOf(error);
   }

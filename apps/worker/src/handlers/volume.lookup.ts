@@ -3,9 +3,11 @@ import type { Repositories } from '@cairn/persistence';
 
 /** The volume an operation acts on. Throws `volume-not-found`; rows of unfinished operations are never purged. */
 export async function volumeOf({ volumes }: Repositories, { target }: Operation): Promise<Volume> {
-  const volume = await volumes.findById(target.volumeId);
-  if (volume !== undefined) return volume;
-  throw new DomainError('volume-not-found', { message: `There is no volume ${target.volumeId}.` });
+  const volume = target.volumeId && (await volumes.findById(target.volumeId));
+  if (volume) return volume;
+  throw new DomainError('volume-not-found', {
+    message: `There is no volume ${target.volumeId ?? '(none)'}.`,
+  });
 }
 
 /** The attachment an operation acts on. Throws `attachment-not-found`. */

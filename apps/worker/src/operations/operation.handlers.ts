@@ -3,6 +3,8 @@ import type { Operation, OperationKind, Reason } from '@cairn/domain';
 import type { Repositories } from '@cairn/persistence';
 import { AttachVolumeHandler } from '../handlers/attach-volume.handler.js';
 import { CreateVolumeHandler } from '../handlers/create-volume.handler.js';
+import { CreateSnapshotHandler } from '../handlers/create-snapshot.handler.js';
+import { DeleteSnapshotHandler } from '../handlers/delete-snapshot.handler.js';
 import { DeleteVolumeHandler } from '../handlers/delete-volume.handler.js';
 import { DetachVolumeHandler } from '../handlers/detach-volume.handler.js';
 
@@ -10,9 +12,9 @@ import { DetachVolumeHandler } from '../handlers/detach-volume.handler.js';
 export type OperationOfKind<K extends OperationKind> = Extract<Operation, { kind: K }>;
 
 /**
- * Moves the volume and the attachment, in the transaction that ends the operation.
+ * Moves the volume, the attachment and the snapshots, in the transaction that ends the operation.
  *
- * In this order: the API locks the volume, then the attachment, then the operation, and so must we.
+ * In this order: the API locks the volume, then the attachment, then snapshots, then the operation, and so must we.
  */
 export type Settlement = (repositories: Repositories) => Promise<void>;
 
@@ -53,12 +55,16 @@ export class OperationHandlers {
     deleteVolume: DeleteVolumeHandler,
     attachVolume: AttachVolumeHandler,
     detachVolume: DetachVolumeHandler,
+    createSnapshot: CreateSnapshotHandler,
+    deleteSnapshot: DeleteSnapshotHandler,
   ) {
     this.table = {
       'create-volume': createVolume,
       'delete-volume': deleteVolume,
       'attach-volume': attachVolume,
       'detach-volume': detachVolume,
+      'create-snapshot': createSnapshot,
+      'delete-snapshot': deleteSnapshot,
     };
   }
 

@@ -3,6 +3,7 @@ import {
   DomainError,
   operationBackoffMs,
   reasonOf,
+  targetName,
   type FaultPoints,
   type Operation,
   type OperationId,
@@ -69,7 +70,7 @@ export class OperationRunner {
       return this.handleFailure(claimed, error);
     }
     this.settings.faultPoints.reach('worker.after-complete');
-    this.logger.log(`${claimed.kind} ${claimed.id} of ${claimed.target.volumeId} succeeded`);
+    this.logger.log(`${claimed.kind} ${claimed.id} of ${targetName(claimed)} succeeded`);
   }
 
   private async handleFailure(claimed: Operation, error: unknown): Promise<void> {
@@ -102,11 +103,11 @@ export class OperationRunner {
     } catch (error) {
       if (!(error instanceof DomainError) || error.retryable) throw error;
       // Rows that do not allow the move were changed by hand; the operation must end all the same.
-      this.logger.error(`${claimed.id} ends without moving ${claimed.target.volumeId}: ${error.message}`);
+      this.logger.error(`${claimed.id} ends without moving ${targetName(claimed)}: ${error.message}`);
       await this.unitOfWork.read(({ operations }) => operations.fail(claimed, reason));
     }
     this.logger.error(
-      `${claimed.kind} ${claimed.id} of ${claimed.target.volumeId} failed: ${reason.code}: ${reason.message}`,
+      `${claimed.kind} ${claimed.id} of ${targetName(claimed)} failed: ${reason.code}: ${reason.message}`,
     );
   }
 

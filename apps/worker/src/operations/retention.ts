@@ -15,8 +15,9 @@ export class Retention extends RecurringTask {
       name: Retention.name,
       intervalMs,
       run: () =>
-        unitOfWork.read(async ({ volumes, operations }) => {
+        unitOfWork.read(async ({ volumes, snapshots, operations }) => {
           await volumes.purgeDeleted();
+          await snapshots.purgeDeleted();
           await operations.purgeFinished(operationRetentionMs);
         }),
     });

@@ -1,11 +1,13 @@
 import type {
   AttachmentId,
   ErrorCode,
+  GroupId,
   Operation,
   OperationId,
   OperationKind,
   OperationState,
   ProjectId,
+  SnapshotId,
   VolumeId,
 } from '@cairn/domain';
 import { Column, Entity, PrimaryColumn } from 'typeorm';
@@ -26,11 +28,18 @@ export class OperationEntity {
   params!: Operation['params'];
 
   /** Not a foreign key: the record of an operation outlives its volume. */
-  @Column({ name: 'volume_id', type: 'text' })
-  volumeId!: VolumeId;
+  @Column({ name: 'volume_id', type: 'text', nullable: true })
+  volumeId!: VolumeId | null;
 
   @Column({ name: 'attachment_id', type: 'text', nullable: true })
   attachmentId!: AttachmentId | null;
+
+  /** Not a foreign key either. */
+  @Column({ name: 'snapshot_id', type: 'text', nullable: true })
+  snapshotId!: SnapshotId | null;
+
+  @Column({ name: 'group_id', type: 'text', nullable: true })
+  groupId!: GroupId | null;
 
   @Column({ name: 'client_token', type: 'text', nullable: true })
   clientToken!: string | null;

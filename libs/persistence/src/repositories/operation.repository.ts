@@ -9,6 +9,7 @@ import {
   type OperationKind,
   type ProjectId,
   type Reason,
+  type SnapshotId,
   type VolumeId,
 } from '@cairn/domain';
 import { In, type EntityManager } from 'typeorm';
@@ -46,18 +47,20 @@ export class OperationRepository {
     const [row] = await returning(
       this.manager,
       OperationEntity,
-      `INSERT INTO operations (id, project_id, kind, params, volume_id, attachment_id, client_token, request_digest,
-         state, deadline, sweep_at)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending',
-         now() + $9 * interval '1 millisecond', now() + $10 * interval '1 millisecond')
+      `INSERT INTO operations (id, project_id, kind, params, volume_id, attachment_id, snapshot_id, group_id,
+         client_token, request_digest, state, deadline, sweep_at)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'pending',
+         now() + $11 * interval '1 millisecond', now() + $12 * interval '1 millisecond')
        ON CONFLICT (project_id, client_token) WHERE client_token IS NOT NULL DO NOTHING RETURNING *`,
       [
         id,
         intent.projectId,
         intent.kind,
         JSON.stringify(intent.params),
-        intent.target.volumeId,
+        intent.target.volumeId ?? null,
         intent.target.attachmentId ?? null,
+        intent.target.snapshotId ?? null,
+        intent.target.groupId ?? null,
         intent.clientToken ?? null,
         intent.requestDigest,
         operationDeadlineMs[intent.kind],
@@ -90,17 +93,13 @@ export class OperationRepository {
     return row ? toOperation(row) : undefined;
   }
 
-  /** The newest operation of one of these kinds on the volume (and attachment), or `undefined`. */
+  /** The newest operation of this kind on the volume, the volume's attachment or the snapshot, or `undefined`. */
   async findLatest(
-    target: { volumeId: VolumeId; attachmentId?: AttachmentId },
+    target: { volumeId: VolumeId; attachmentId?: AttachmentId } | { snapshotId: SnapshotId },
     kind: OperationKind,
   ): Promise<Operation | undefined> {
     const row = await this.manager.findOne(OperationEntity, {
-      where: {
-        volumeId: target.volumeId,
-        kind,
-        ...(target.attachmentId ? { attachmentId: target.attachmentId } : {}),
-      },
+      where: { ...target, kind },
       order: { createdAt: 'DESC' },
     });
     return row ? toOperation(row) : undefined;
@@ -261,7 +260,12 @@ function toOperation(row: OperationEntity): Operation {
     projectId: row.projectId,
     kind: row.kind,
     params: row.params,
-    target: { volumeId: row.volumeId, attachmentId: row.attachmentId ?? undefined },
+    target: {
+      volumeId: row.volumeId ?? undefined,
+      attachmentId: row.attachmentId ?? undefined,
+      snapshotId: row.snapshotId ?? undefined,
+      groupId: row.groupId ?? undefined,
+    },
     state: row.state,
     progress: row.progress,
     attempts: row.attempts,

@@ -1,0 +1,195 @@
+import {
+  DELETED_SNAPSHOT_RETENTION_MS,
+  DomainError,
+  nextSnapshotState,
+  type GroupId,
+  type ProjectId,
+  type Reason,
+  type Snapshot,
+  type SnapshotEvent,
+  type SnapshotId,
+  type SnapshotState,
+  type VolumeId,
+} from '@cairn/domain';
+import { In, LessThan, Not, type EntityManager } from 'typeorm';
+import { SnapshotEntity } from '../entities/snapshot.entity.js';
+import { hydrate, returning } from '../hydrate.js';
+
+/** What a new snapshot is. */
+export type NewSnapshot = Omit<
+  Snapshot,
+  'state' | 'reason' | 'createdAt' | 'updatedAt' | 'completedAt' | 'deletedAt'
+>;
+
+/** Which snapshots of a project to list. */
+export interface SnapshotQuery {
+  volumeId?: VolumeId;
+  groupId?: GroupId;
+  /** Without it, every state but `deleted`. */
+  states?: readonly SnapshotState[];
+  limit: number;
+  /** `next` of the page before. */
+  after?: number;
+}
+
+/** Snapshots, newest first, and where the next page begins; `next` is unset on the last page. */
+export interface SnapshotPage {
+  snapshots: Snapshot[];
+  next?: number;
+}
+
+/** Snapshots. Every change of state is compare-and-set. */
+export class SnapshotRepository {
+  constructor(private readonly manager: EntityManager) {}
+
+  /** Writes down a new snapshot in `pending`. */
+  async insert(snapshot: NewSnapshot): Promise<Snapshot> {
+    const [row] = await returning(
+      this.manager,
+      SnapshotEntity,
+      `INSERT INTO snapshots (id, project_id, volume_id, group_id, name, description, tags, size_bytes, state, node_id,
+         pool_id)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10) RETURNING *`,
+      [
+        snapshot.id,
+        snapshot.projectId,
+        snapshot.volumeId,
+        snapshot.groupId ?? null,
+        snapshot.name ?? null,
+        snapshot.description,
+        JSON.stringify(snapshot.tags),
+        snapshot.sizeBytes,
+        snapshot.nodeId,
+        snapshot.poolId,
+      ],
+    );
+    if (!row) throw new Error(`Inserting ${snapshot.id} returned no row.`);
+    return toSnapshot(row);
+  }
+
+  /** A project's snapshot, or `undefined` when it has none of this id, or had one that was deleted too long ago. */
+  async find(projectId: ProjectId, id: SnapshotId): Promise<Snapshot | undefined> {
+    const row = await this.manager.findOneBy(SnapshotEntity, { id, projectId });
+    return row && !isForgotten(row) ? toSnapshot(row) : undefined;
+  }
+
+  /** A project's snapshot. Throws `snapshot-not-found`. */
+  async get(projectId: ProjectId, id: SnapshotId): Promise<Snapshot> {
+    return foundOrThrow(await this.find(projectId, id), id);
+  }
+
+  /** A project's snapshot, locked until the transaction ends. Throws `snapshot-not-found`. */
+  async getForUpdate(projectId: ProjectId, id: SnapshotId): Promise<Snapshot> {
+    const rows: object[] = await this.manager.query(
+      'SELECT * FROM snapshots WHERE id = $1 AND project_id = $2 FOR UPDATE',
+      [id, projectId],
+    );
+    const [row] = hydrate(this.manager, SnapshotEntity, rows);
+    return foundOrThrow(row && !isForgotten(row) ? toSnapshot(row) : undefined, id);
+  }
+
+  /** Any project's snapshots, in the order of their making; for the worker, which has no project. */
+  async listById(ids: readonly SnapshotId[]): Promise<Snapshot[]> {
+    const rows = await this.manager.find(SnapshotEntity, {
+      where: { id: In([...ids]) },
+      order: { seq: 'ASC' },
+    });
+    return rows.map(toSnapshot);
+  }
+
+  /** True while a snapshot of the volume is being taken. */
+  async isBeingTaken(volumeId: VolumeId): Promise<boolean> {
+    return this.manager.existsBy(SnapshotEntity, { volumeId, state: 'pending' });
+  }
+
+  /** One page of a project's snapshots, newest first. Rows that come or go between pages neither repeat nor hide others. */
+  async list(projectId: ProjectId, query: SnapshotQuery): Promise<SnapshotPage> {
+    const rows = await this.manager.find(SnapshotEntity, {
+      where: {
+        projectId,
+        state: query.states ? In(query.states) : Not('deleted'),
+        ...(query.volumeId === undefined ? {} : { volumeId: query.volumeId }),
+        ...(query.groupId === undefined ? {} : { groupId: query.groupId }),
+        ...(query.after === undefined ? {} : { seq: LessThan(query.after) }),
+      },
+      order: { seq: 'DESC' },
+      take: query.limit + 1,
+    });
+    const page = rows.slice(0, query.limit);
+    const snapshots = page.filter((row) => !isForgotten(row)).map(toSnapshot);
+    return rows.length > query.limit ? { snapshots, next: page.at(-1)?.seq } : { snapshots };
+  }
+
+  /**
+   * Moves the snapshot along its lifecycle from the state in which the caller saw it.
+   *
+   * Throws `snapshot-wrong-state` when the event is illegal there, and `concurrent-change` when the row has left that
+   * state since.
+   */
+  async transition(
+    snapshot: Snapshot,
+    event: SnapshotEvent,
+    changes: { reason?: Reason | null } = {},
+  ): Promise<Snapshot> {
+    const to = nextSnapshotState(snapshot, event);
+    const { reason } = changes;
+    const [row] = await returning(
+      this.manager,
+      SnapshotEntity,
+      `UPDATE snapshots SET state = $3,
+        reason_code = CASE WHEN $4 THEN $5 ELSE reason_code END,
+        reason_message = CASE WHEN $4 THEN $6 ELSE reason_message END,
+        completed_at = CASE WHEN $3 = 'completed' THEN now() ELSE completed_at END,
+        deleted_at = CASE WHEN $3 = 'deleted' THEN now() END,
+        updated_at = now()
+      WHERE id = $1 AND state = $2 RETURNING *`,
+      [snapshot.id, snapshot.state, to, reason !== undefined, reason?.code ?? null, reason?.message ?? null],
+    );
+    if (row) return toSnapshot(row);
+    throw new DomainError('concurrent-change', {
+      message: `Snapshot ${snapshot.id} is no longer ${snapshot.state}. Look at it again and repeat.`,
+      currentState: snapshot.state,
+    });
+  }
+
+  /** Forgets snapshots deleted longer ago than the retention. Returns how many. */
+  async purgeDeleted(limit = 1000): Promise<number> {
+    const rows: object[] = await this.manager.query(
+      `WITH changed AS (DELETE FROM snapshots WHERE id = ANY (ARRAY(
+         SELECT id FROM snapshots WHERE state = 'deleted' AND deleted_at < now() - $1 * interval '1 millisecond'
+         ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING id) SELECT id FROM changed`,
+      [DELETED_SNAPSHOT_RETENTION_MS, limit],
+    );
+    return rows.length;
+  }
+}
+
+function isForgotten(row: SnapshotEntity): boolean {
+  return row.deletedAt !== null && row.deletedAt.getTime() < Date.now() - DELETED_SNAPSHOT_RETENTION_MS;
+}
+
+function foundOrThrow(snapshot: Snapshot | undefined, id: SnapshotId): Snapshot {
+  if (snapshot) return snapshot;
+  throw new DomainError('snapshot-not-found', { message: `There is no snapshot ${id}.` });
+}
+
+function toSnapshot(row: SnapshotEntity): Snapshot {
+  return {
+    id: row.id,
+    projectId: row.projectId,
+    volumeId: row.volumeId,
+    groupId: row.groupId ?? undefined,
+    name: row.name ?? undefined,
+    description: row.description,
+    tags: row.tags,
+    sizeBytes: row.sizeBytes,
+    state: row.state,
+    reason: row.reasonCode === null ? undefined : { code: row.reasonCode, message: row.reasonMessage ?? '' },
+    nodeId: row.nodeId,
+    poolId: row.poolId,
+    createdAt: row.createdAt,
+    updatedAt: row.updatedAt,
+    completedAt: row.completedAt ?? undefined,
+    deletedAt: row.deletedAt ?? undefined,
+  };
+}

@@ -1,0 +1,80 @@
+import { newId, MIB } from '@cairn/domain';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { emptyNode, eventually, Stack } from '../support/stack.js';
+
+describe('snapshots', () => {
+  let stack: Stack;
+  beforeAll(async () => {
+    stack = await Stack.start({ queue: 'postgres' });
+  });
+  afterEach(({ task }) => {
+    if (task.result?.state === 'fail') process.stderr.write(stack?.logs() ?? '');
+  });
+  afterAll(() => stack?.stop());
+
+  it('are taken alone and together, outlive their volume, and leave nothing behind in any order', async () => {
+    const { api } = stack;
+    const [first, second] = [await api.createVolume(MIB), await api.createVolume(2 * MIB)];
+    const alone = await api.takeSnapshot(first.id);
+    expect(alone).toMatchObject({ state: 'completed', volumeId: first.id, sizeBytes: MIB });
+    const { operation, snapshots } = await api.startGroup([first.id, second.id]);
+    await api.succeeded(operation);
+    const together = await Promise.all(snapshots.map(({ id }) => api.snapshot(id)));
+    expect(together).toMatchObject([
+      { state: 'completed', volumeId: first.id, sizeBytes: MIB },
+      { state: 'completed', volumeId: second.id, sizeBytes: 2 * MIB },
+    ]);
+    expect(new Set(together.map(({ groupId }) => groupId)).size).toBe(1);
+    expect((await stack.nodeContents()).snapshots).toEqual(
+      [alone, ...together].map(({ id }) => id).toSorted(),
+    );
+
+    // The middle of a line first, then volumes, then the ends.
+    await api.deleteSnapshot(together[0]!.id);
+    await api.deleteVolume(first.id);
+    await api.deleteSnapshot(alone.id);
+    await api.deleteSnapshot(together[1]!.id);
+    await api.deleteVolume(second.id);
+    await eventually('an empty node', async () => {
+      expect(await stack.nodeContents()).toEqual(emptyNode);
+      return true;
+    });
+  });
+
+  it('fold layers that nobody needs in the background, so that a chain does not grow', async () => {
+    const { api } = stack;
+    const { id } = await api.createVolume(MIB);
+    for (let i = 0; i < 4; i += 1) await api.deleteSnapshot((await api.takeSnapshot(id)).id);
+    await eventually('one layer', async () => {
+      // The volume's manifest, and the manifest and the file of its only layer.
+      expect((await stack.nodeContents()).files).toHaveLength(3);
+      return true;
+    });
+    await api.deleteVolume(id);
+    expect(await stack.nodeContents()).toEqual(emptyNode);
+  });
+
+  it('end in error with the reason when their volume is not on the node', async () => {
+    const { api } = stack;
+    const { id } = await api.createVolume(MIB);
+    // Behind the back of the control plane.
+    await stack.agent.deleteVolume(id as `vol-${string}`);
+    const { operation, snapshot } = await api.startSnapshot(id);
+    expect(await api.ended(operation)).toMatchObject({ state: 'failed', error: { code: 'agent-refused' } });
+    expect(await api.snapshot(snapshot.id)).toMatchObject({
+      state: 'error',
+      reason: { code: 'agent-refused' },
+    });
+    await api.deleteSnapshot(snapshot.id);
+    await api.deleteVolume(id);
+    expect(await stack.nodeContents()).toEqual(emptyNode);
+  });
+
+  it('are refused by the agent for what it cannot take at once', async () => {
+    const volumeId = newId('vol');
+    const snapshots = [1, 2].map(() => ({ snapshotId: newId('snap'), volumeId }));
+    await expect(stack.agent.takeSnapshots({ snapshots })).rejects.toMatchObject({
+      code: 'invalid-argument',
+    });
+  });
+});
