@@ -675,6 +675,15 @@ static napi_value CloneRange(napi_env env, napi_callback_info info) {
   return sys(env, ioctl((int)to, FICLONERANGE, &r));
 }
 
+/* copyRange(toFd, toOffsetBytes, fromFd, fromOffsetBytes, lengthBytes): bytes copied, perhaps fewer: copy_file_range */
+static napi_value CopyRange(napi_env env, napi_callback_info info) {
+  call_t c = begin(env, info);
+  int64_t to = num(&c, 0), at = num(&c, 1), from = num(&c, 2), off = num(&c, 3), len = num(&c, 4);
+  CHECK(c);
+  loff_t in = off, out = at;
+  return sys(env, copy_file_range((int)from, &in, (int)to, &out, (size_t)len, 0));
+}
+
 /* directAlignment(fd, out: Uint32Array(2)): 0; out = [memory, offset] alignment of O_DIRECT in bytes, 0 = unknown */
 #ifndef STATX_DIOALIGN
 #define STATX_DIOALIGN 0x2000U
@@ -760,6 +769,7 @@ NAPI_MODULE_INIT() {
       {"seekHole", SeekHole},
       {"allocate", Allocate},
       {"cloneRange", CloneRange},
+      {"copyRange", CopyRange},
       {"directAlignment", DirectAlignment},
       {"clockMicros", ClockMicros},
       {"clockNanos", ClockNanos},

@@ -6,6 +6,7 @@ import {
   mkdtempSync,
   openSync,
   readdirSync,
+  readSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -371,6 +372,19 @@ describe('the native verbs', () => {
       expect(native.seekData(fd, PAGE)).toBe(2 * PAGE);
       expect(fstatSync(fd).size).toBe(4 * PAGE);
       closeSync(fd);
+    });
+
+    it('have ranges copied into them, at another place too', () => {
+      const [from, to] = [openSync(join(directory, 'from'), 'w+'), openSync(join(directory, 'to'), 'w+')];
+      writeSync(from, Buffer.alloc(2 * PAGE, 5), 0, 2 * PAGE, PAGE);
+      expect(native.copyRange(to, 4 * PAGE, from, PAGE, 2 * PAGE)).toBe(2 * PAGE);
+      const seen = Buffer.alloc(2 * PAGE);
+      expect(readSync(to, seen, 0, 2 * PAGE, 4 * PAGE)).toBe(2 * PAGE);
+      expect(seen.every((byte) => byte === 5)).toBe(true);
+      expect(native.copyRange(to, 0, from, 8 * PAGE, PAGE)).toBe(0);
+      expect(native.copyRange(to, 0, -1, 0, PAGE)).toBe(-9);
+      closeSync(from);
+      closeSync(to);
     });
 
     it('are locked by one open description at a time, until it is closed', () => {

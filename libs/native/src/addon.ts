@@ -76,6 +76,14 @@ export interface Native {
     fromOffsetBytes: number,
     lengthBytes: number,
   ): number;
+  /** Bytes copied; perhaps fewer than asked for. */
+  copyRange(
+    toFd: number,
+    toOffsetBytes: number,
+    fromFd: number,
+    fromOffsetBytes: number,
+    lengthBytes: number,
+  ): number;
   /** Fills `out` with the memory and offset alignment that O_DIRECT needs, in bytes; 0 where unknown. */
   directAlignment(fd: number, out: Uint32Array): number;
   /** Monotonic microseconds wrapped to int32: subtract with `| 0`. */

@@ -1,5 +1,6 @@
 import { readFile, open, readdir, rename, rm, stat } from 'node:fs/promises';
-import { check, native } from '@cairn/native';
+import { setImmediate } from 'node:timers/promises';
+import { check, errnoName, native } from '@cairn/native';
 
 // What the store asks of a file system, and nothing else: so a test can write down each effect, in order, and try what
 // a power cut may leave of them.
@@ -7,7 +8,10 @@ import { check, native } from '@cairn/native';
 const PUNCH_KEEP_SIZE = 3;
 const STAT_BLOCK_BYTES = 512;
 const COPY_BYTES = 1024 * 1024;
+/** In steps, as the call is made on this thread. */
+const KERNEL_COPY_BYTES = 512 * 1024;
 const NO_REFLINK = new Set(['EOPNOTSUPP', 'ENOTTY', 'EXDEV', 'EINVAL', 'ENOSYS']);
+const NO_KERNEL_COPY = new Set(['EOPNOTSUPP', 'EXDEV', 'EINVAL', 'ENOSYS']);
 
 /** An open file. Offsets and lengths are in bytes; every failure is the system's error. */
 export interface DiskFile {
@@ -95,12 +99,9 @@ export const systemDisk: Disk = {
 };
 
 const copyRange = async (to: DiskFile, from: DiskFile, position: number, length: number): Promise<void> => {
-  try {
-    check('FICLONERANGE', native.cloneRange(to.fd, position, from.fd, position, length));
-    return;
-  } catch (error) {
-    if (!NO_REFLINK.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
-  }
+  const cloned = native.cloneRange(to.fd, position, from.fd, position, length);
+  if (cloned === 0 || !has(NO_REFLINK, 'FICLONERANGE', cloned)) return;
+  if (await copyInKernel(to, from, position, length)) return;
   const buffer = Buffer.allocUnsafe(Math.min(length, COPY_BYTES));
   for (let done = 0; done < length;) {
     const part = buffer.subarray(0, Math.min(COPY_BYTES, length - done));
@@ -109,4 +110,30 @@ const copyRange = async (to: DiskFile, from: DiskFile, position: number, length:
     await to.write(part.subarray(0, got), position + done);
     done += got;
   }
+};
+
+/** Copies without taking the bytes here; false when the file system does not, or makes holes of zeroes. */
+const copyInKernel = async (
+  to: DiskFile,
+  from: DiskFile,
+  position: number,
+  length: number,
+): Promise<boolean> => {
+  for (let done = 0; done < length;) {
+    const at = position + done;
+    const got = native.copyRange(to.fd, at, from.fd, at, Math.min(KERNEL_COPY_BYTES, length - done));
+    if (got < 0 && has(NO_KERNEL_COPY, 'copy_file_range', got)) return false;
+    if (got === 0) return false;
+    done += got;
+    await setImmediate();
+  }
+  // What is a hole here would show what a layer below has.
+  return native.seekHole(to.fd, position) >= position + length;
+};
+
+/** Is it an error that says that something cannot be done here? Throws any other. */
+const has = (codes: ReadonlySet<string>, call: string, result: number): boolean => {
+  if (codes.has(errnoName(-result))) return true;
+  check(call, result);
+  return false;
 };
