@@ -7,7 +7,7 @@ import { StoreModel } from '../support/store-model.js';
 // Random verbs on a store and on plain arrays, compared. CAIRN_STORE_STEPS sets how many on each file system,
 // CAIRN_STORE_SEED where to begin: a failure names the seed that shows it again.
 
-const steps = Number(process.env['CAIRN_STORE_STEPS'] ?? 1500);
+const steps = Number(process.env['CAIRN_STORE_STEPS'] ?? 1000);
 const firstSeed = Number(process.env['CAIRN_STORE_SEED'] ?? 1);
 const STEPS_A_SEED = 500;
 

@@ -4,7 +4,7 @@ import { BLOCK_BYTES } from './layer-format.js';
 import type { Pool } from './pool.js';
 import { VOLUME_ID, type VolumeManifest } from './records.js';
 import type { Snapshots } from './snapshots.js';
-import { StorageError } from './storage-error.js';
+import { isUncertain, StorageError } from './storage-error.js';
 
 /** Volumes over layers of others: O(1), writable at once, and independent of how long the others live. */
 export class Clones {
@@ -96,17 +96,15 @@ export class Clones {
         try {
           await this.pool.writeVolume(reverted);
         } catch (error) {
-          // Which head the manifest names is not known: both stay until the pool is opened next, and the volume is
-          // not used until then, as a write to either could be lost.
-          kept = true;
-          this.pool.broken.set(
-            volumeId,
-            new StorageError(
-              'io',
-              { op, reason: `${volumeId} needs its pool to be opened anew` },
-              { cause: error },
-            ),
-          );
+          if (!isUncertain(error)) {
+            unpin();
+          } else {
+            // Which head the manifest names is not known: both stay until the pool is opened next, and the volume is
+            // not used until then, as a write to either could be lost.
+            kept = true;
+            const reason = `${volumeId} needs its pool to be opened anew`;
+            this.pool.broken.set(volumeId, new StorageError('io', { op, reason }, { cause: error }));
+          }
           throw error;
         }
         unpin();

@@ -6,7 +6,7 @@ import { BLOCK_BYTES, type LayerFile, ZEROED, zeroMapPosition } from './layer-fo
 import type { Pool } from './pool.js';
 import type { LayerRecord } from './records.js';
 import { forgetSums } from './scrub.js';
-import { StorageError } from './storage-error.js';
+import { isUncertain, StorageError } from './storage-error.js';
 
 // Two ways to make one layer of two, `layer` below and its only `child`, which nobody writes:
 //
@@ -67,6 +67,7 @@ function finish(
     try {
       await pool.writeLayer(folded);
     } catch (error) {
+      if (!isUncertain(error)) throw error;
       // Which file the child has is not known. Nobody may write to it until the pool is opened anew.
       for (const { id, headLayer } of readers) {
         if (headLayer !== child.id) continue;

@@ -1,7 +1,7 @@
 import type { HeadSwitch, SwitchHeads, VolumeChain } from './chain.js';
 import type { Pool } from './pool.js';
 import { isGroupId, SNAPSHOT_ID, type SnapshotRecord, type VolumeManifest } from './records.js';
-import { StorageError, storageErrorOf } from './storage-error.js';
+import { isUncertain, StorageError, storageErrorOf } from './storage-error.js';
 
 /** What is asked for of one volume. */
 export interface SnapshotRequest {
@@ -171,9 +171,9 @@ export class Snapshots {
     try {
       await pool.writeVolume(volume);
     } catch (error) {
-      // Whether the manifest names the old head or the new one is not known. Written to is the old one, which is right
-      // either way as long as the new one stays there, empty: so it is kept until the pool is opened next.
-      releases.pop();
+      // When it is not known which head the manifest names: written to is the old one, which is right either way as long
+      // as the new one stays there, empty. So that is kept until the pool is opened next.
+      if (isUncertain(error)) releases.pop();
       throw error;
     }
     pool.live.get(volume.id)?.writes.add(layer.id);

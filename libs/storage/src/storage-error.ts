@@ -1,3 +1,5 @@
+import { UncertainReplacement } from './atomic-file.js';
+
 /** What went wrong with bytes at rest. */
 export type StorageErrorKind =
   | 'pool-not-writable'
@@ -60,3 +62,7 @@ export const storageErrorOf = (op: string, path: string, cause: unknown): Storag
   }
   return new StorageError('io', details, { cause });
 };
+
+/** Was a manifest's replacement refused so late that it is not known which one is there? */
+export const isUncertain = (error: unknown): boolean =>
+  error instanceof StorageError && error.cause instanceof UncertainReplacement;
