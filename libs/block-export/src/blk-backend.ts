@@ -1,10 +1,13 @@
 import type { RingFds, RingStart, VhostUserBackend } from '@cairn/vhost-user';
 import { BlkConfigSpace, FEATURE, FeatureSet, SECTOR_BYTES } from '@cairn/virtio';
 import { ZERO_LIMITS } from './zeroing.js';
+import type { DeviceShard } from './device-shard.js';
 import type { ExportArena } from './export-arena.js';
+import { hasParents } from './layer-files.js';
 import type { Peers } from './peers.js';
 import type { Placement } from './placement.js';
 import type { ShardDirectory, ShardRequest, ShardSpec } from './shard-directory.js';
+import type { VolumeFile } from './volume-file.js';
 
 const SEG_MAX = 126; // 128-entry rings hold it with header and status even without indirect descriptors
 const SIZE_MAX_BYTES = 1024 * 1024;
@@ -27,12 +30,17 @@ export interface RingPlaces {
 export class BlkBackend implements VhostUserBackend {
   readonly queueCount: number;
   readonly offeredFeatures: FeatureSet;
-  private readonly spec: ShardSpec;
+  private spec: ShardSpec;
   private readonly arena: ExportArena;
   private readonly config: BlkConfigSpace;
   private readonly reactorOf = new Map<number, number>();
+  private readonly starts = new Map<number, RingStart>();
   private readonly stopping = new Map<number, ((nextAvail: number) => void)[]>();
+  /** Rings that go over to another thread, and what is asked of them meanwhile. */
+  private readonly moving = new Map<number, (() => void)[]>();
   private readonly touched = new Set<number>();
+  /** Do all rings run on this thread for now? */
+  private gathered = false;
   private features = FeatureSet.of();
 
   constructor(
@@ -87,6 +95,7 @@ export class BlkBackend implements VhostUserBackend {
   startRing(start: RingStart): void {
     const reactor = this.places.placement.choose(start.index, { pinned: !this.maySpread });
     this.reactorOf.set(start.index, reactor);
+    this.starts.set(start.index, start);
     this.touched.add(reactor);
     const features = {
       eventIdx: this.features.has(FEATURE.RING_EVENT_IDX),
@@ -98,6 +107,11 @@ export class BlkBackend implements VhostUserBackend {
 
   /** A ring may be asked to stop again while it does: everybody who asked is told. */
   stopRing(index: number, done: (nextAvail: number) => void): void {
+    const moving = this.moving.get(index);
+    if (moving) {
+      moving.push(() => this.stopRing(index, done));
+      return;
+    }
     const already = this.stopping.get(index);
     if (already) {
       already.push(done);
@@ -109,6 +123,7 @@ export class BlkBackend implements VhostUserBackend {
     const { exportId } = this.spec;
     this.places.peers.ask(reactor, { kind: 'stop-ring', exportId, index }, (nextAvail) => {
       this.reactorOf.delete(index);
+      this.starts.delete(index);
       this.stopping.delete(index);
       this.places.placement.leave(reactor);
       for (const tell of waiters) tell(nextAvail);
@@ -116,7 +131,13 @@ export class BlkBackend implements VhostUserBackend {
   }
 
   setRingFds(index: number, fds: RingFds, done: () => void): void {
+    const moving = this.moving.get(index);
+    if (moving) {
+      moving.push(() => this.setRingFds(index, fds, done));
+      return;
+    }
     const { exportId } = this.spec;
+    this.starts.set(index, { ...this.starts.get(index)!, fds });
     this.places.peers.ask(this.reactorOf.get(index)!, { kind: 'set-ring-fds', exportId, index, fds }, () =>
       done(),
     );
@@ -142,32 +163,122 @@ export class BlkBackend implements VhostUserBackend {
     this.applyCachePolicy();
   }
 
+  /** The files have that size already. */
   resize(sizeBytes: number): void {
+    const { file } = this.spec;
+    const layers = file.layers?.map((layer, index, all) =>
+      index === all.length - 1 ? { ...layer, sizeBytes } : layer,
+    );
+    this.spec = { ...this.spec, file: { ...file, sizeBytes, ...(layers && { layers }) } };
+    this.shard.goOver(this.spec.file);
     this.arena.shared.sizeBytes = sizeBytes;
     this.config.setCapacity(sizeBytes);
   }
 
+  // ---- another chain --------------------------------------------------------------------------------------------
+
+  /** Has every ring run on this thread until `thaw`, and no other thread serve the volume. */
+  gather(done: () => void): void {
+    const { peers } = this.places;
+    this.gathered = true;
+    const away = [...this.reactorOf].filter(([, reactor]) => reactor !== peers.self);
+    const others = [...this.touched].filter((reactor) => reactor !== peers.self);
+    let left = away.length;
+    const moved = (): void => {
+      left -= 1;
+      if (left <= 0) this.forgetOn(others, done);
+    };
+    for (const [index] of away) this.move(index, moved);
+    if (away.length === 0) moved();
+  }
+
+  /** Takes no request until `thaw`, once gathered; `drained` is called when none is in flight, unless that comes first. */
+  freeze(drained: () => void): void {
+    this.shard.pauses.freeze(drained);
+  }
+
+  /** Serves from other files, while frozen. */
+  goOver(file: VolumeFile): void {
+    this.spec = { ...this.spec, file };
+    this.shard.goOver(file);
+  }
+
+  thaw(): void {
+    this.gathered = false;
+    this.shard.pauses.thaw();
+  }
+
+  /** Calls `done` when everything that is in flight now has completed. */
+  barrier(done: () => void): void {
+    const { exportId } = this.spec;
+    let left = this.touched.size;
+    if (left === 0) return done();
+    for (const reactor of this.touched) {
+      this.places.peers.ask(reactor, { kind: 'barrier', exportId }, () => {
+        left -= 1;
+        if (left === 0) done();
+      });
+    }
+    return undefined;
+  }
+
   /** Makes every completed write durable; `done(false)` when that failed. */
   flush(done: (ok: boolean) => void): void {
-    this.places.shards.shardOf(this.spec).flush(done);
+    this.shard.flushes.start(done);
   }
 
   /** Makes every reactor forget the volume; no ring may be running. Its file may be closed when `done` is called. */
   close(done: () => void): void {
-    const reactors = [...this.touched.add(this.places.peers.self)];
+    this.forgetOn([...this.touched.add(this.places.peers.self)], done);
+  }
+
+  /** This thread's part of the volume. */
+  private get shard(): DeviceShard {
+    this.touched.add(this.places.peers.self);
+    return this.places.shards.shardOf(this.spec);
+  }
+
+  /** Stops a ring on its thread and goes on with it on this one; its front-end does not notice. */
+  private move(index: number, done: () => void): void {
+    const stopping = this.stopping.get(index);
+    if (stopping) {
+      stopping.push(() => done());
+      return;
+    }
+    const waiting: (() => void)[] = [];
+    this.moving.set(index, waiting);
+    const reactor = this.reactorOf.get(index)!;
+    const { exportId } = this.spec;
+    this.places.peers.ask(reactor, { kind: 'stop-ring', exportId, index }, (nextAvail) => {
+      this.places.placement.leave(reactor);
+      this.moving.delete(index);
+      this.startRing({ ...this.starts.get(index)!, nextAvail });
+      for (const ask of waiting) ask();
+      done();
+    });
+  }
+
+  private forgetOn(reactors: readonly number[], done: () => void): void {
     let left = reactors.length;
     const { exportId } = this.spec;
+    if (left === 0) return done();
     for (const reactor of reactors) {
+      this.touched.delete(reactor);
       this.places.peers.ask(reactor, { kind: 'forget', exportId }, () => {
         left -= 1;
         if (left === 0) done();
       });
     }
+    return undefined;
   }
 
-  /** A write of less than a block must be alone on its volume; only one thread can see to that. */
+  /**
+   * A write of less than a block must be alone on its volume, and the map of a volume that has parents is for one thread;
+   * only one thread can see to either.
+   */
   private get maySpread(): boolean {
-    return this.spec.file.offsetMask < SECTOR_BYTES;
+    const { file } = this.spec;
+    return file.offsetMask < SECTOR_BYTES && !hasParents(file) && !this.gathered;
   }
 
   /**

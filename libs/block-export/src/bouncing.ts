@@ -14,15 +14,7 @@ export class Bouncing {
 
   /** Must this request, whose scatter list is there, take the way through here? */
   needed(slot: number): boolean {
-    const { slots } = this.shard.host;
-    const { memoryMask, offsetMask } = this.shard.file;
-    if (((slots.offset[slot]! | slots.remaining[slot]!) & offsetMask) !== 0) return true;
-    const list = slots.list(slot);
-    for (let index = 0, at = 0; index < slots.segments[slot]!; index += 1, at += 4) {
-      if (((list[at]! | list[at + 2]!) & memoryMask) !== 0) return true;
-      if ((list[at + 2]! & offsetMask) !== 0) return true;
-    }
-    return false;
+    return isMisaligned(this.shard, slot);
   }
 
   start(slot: number, write: boolean): void {
@@ -39,7 +31,7 @@ export class Bouncing {
     }
     // Less than a block: read, patch, write. Two of them on one block would undo each other, so it must be alone.
     this.exclusive.push(slot);
-    shard.setAlone(true);
+    shard.pauses.setAlone(true);
     return this.startExclusive();
   }
 
@@ -79,7 +71,7 @@ export class Bouncing {
     this.buffers.delete(slot);
     if (this.exclusive[0] !== slot) return;
     this.exclusive.shift();
-    this.shard.setAlone(this.exclusive.length > 0);
+    this.shard.pauses.setAlone(this.exclusive.length > 0);
   }
 
   private step(slot: number, buffer: BounceBuffer): void {
@@ -98,3 +90,16 @@ export class Bouncing {
     this.shard.submitEntry(slot, op, start, addressLow, addressHigh, length, flags);
   }
 }
+
+/** Can O_DIRECT not take the range or the memory of this request, whose scatter list is there? */
+export const isMisaligned = ({ host, file }: Pick<ShardPort, 'host' | 'file'>, slot: number): boolean => {
+  const { slots } = host;
+  const { memoryMask, offsetMask } = file;
+  if (((slots.offset[slot]! | slots.remaining[slot]!) & offsetMask) !== 0) return true;
+  const list = slots.list(slot);
+  for (let index = 0, at = 0; index < slots.segments[slot]!; index += 1, at += 4) {
+    if (((list[at]! | list[at + 2]!) & memoryMask) !== 0) return true;
+    if ((list[at + 2]! & offsetMask) !== 0) return true;
+  }
+  return false;
+};

@@ -1,4 +1,6 @@
 import { native } from '@cairn/native';
+import { BLK_STATUS } from '@cairn/virtio';
+import type { ShardPort } from './shard-host.js';
 
 const ID_BYTES = 20; // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
 const U32 = 2 ** 32;
@@ -12,14 +14,18 @@ export class DeviceId {
     this.bytes.set(new TextEncoder().encode(serial).subarray(0, ID_BYTES));
   }
 
-  /** Writes as much of it as fits into a scatter list of `dataBytes` of mapped guest memory; returns how many bytes. */
-  writeTo(list: Uint32Array, segments: number, dataBytes: number): number {
+  /** Completes a request with as much of it as fits into its scatter list, `dataBytes` of mapped guest memory. */
+  answer(shard: Pick<ShardPort, 'host' | 'finish'>, slot: number, segments: number, dataBytes: number): void {
+    const { slots } = shard.host;
+    const list = slots.list(slot);
     const length = Math.min(ID_BYTES, dataBytes);
     for (let index = 0, done = 0; index < segments && done < length; index += 1) {
       const part = Math.min(list[index * 4 + 2]!, length - done);
       native.poke(list[index * 4 + 1]! * U32 + list[index * 4]!, this.bytes, done, part);
       done += part;
     }
-    return length;
+    slots.ring[slot]!.log?.remember(slot, list, segments);
+    slots.written[slot] = length + 1;
+    shard.finish(slot, BLK_STATUS.OK);
   }
 }

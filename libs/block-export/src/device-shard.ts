@@ -1,15 +1,19 @@
 import { errnoName, IO_URING } from '@cairn/native';
-import type { RingFds, RingStart } from '@cairn/vhost-user';
 import { BLK_STATUS, BLK_TYPE, SECTOR_BYTES, VirtqueueError } from '@cairn/virtio';
-import { BlkRing, type RingFeatures } from './blk-ring.js';
+import type { BlkRing } from './blk-ring.js';
 import { Bouncing } from './bouncing.js';
 import { DeviceId } from './device-id.js';
 import type { DeviceShared } from './device-shared.js';
 import { errnoError, nameIndex, type RequestErrorName } from './failure-names.js';
+import { hasParents } from './layer-files.js';
+import { LayeredIo } from './layered-io.js';
 import type { RateLimiter } from './rate-limiter.js';
 import { SLOT } from './request-slots.js';
 import { IO_COMPLETION, RESERVED_SLOTS, type ShardHost, type ShardPort } from './shard-host.js';
 import { COUNTER, fileOf, HISTOGRAM, OPERATION, queueOf, type ShardMetrics } from './shard-metrics.js';
+import { ShardFlushes } from './shard-flushes.js';
+import { ShardPauses } from './shard-pauses.js';
+import { ShardRings } from './shard-rings.js';
 import type { VolumeFile } from './volume-file.js';
 import { Zeroing } from './zeroing.js';
 
@@ -46,71 +50,48 @@ export interface ShardOptions {
 export class DeviceShard implements ShardPort {
   readonly metrics: ShardMetrics;
   readonly limiter: RateLimiter;
-  readonly file: VolumeFile;
   readonly shared: DeviceShared;
-  /** No chain is taken while a request must be alone. */
-  paused = false;
+  file: VolumeFile;
+  readonly rings = new ShardRings(this);
+  readonly pauses = new ShardPauses(this);
+  readonly flushes = new ShardFlushes(this);
   inKernel = 0;
   /** Slots it holds, and its rings that the loop looks at. */
   held = 0;
   activeRings = 0;
   private readonly readOnly: boolean;
   private readonly deviceId: DeviceId;
-  private readonly rings = new Map<number, BlkRing>();
   private readonly bouncing = new Bouncing(this);
   private readonly zeroing = new Zeroing(this);
-  private readonly flushWaiters = new Map<number, (ok: boolean) => void>();
-  private readonly isNull: boolean;
+  /** The path of a volume that has parents; undefined while it has one layer. */
+  private layered: LayeredIo | undefined;
 
   constructor(
     readonly host: ShardHost,
     options: ShardOptions,
   ) {
     this.file = options.file;
-    this.isNull = options.file.fd < 0;
     this.readOnly = options.readOnly;
     this.shared = options.shared;
     this.limiter = options.limiter;
     this.metrics = options.metrics;
     this.deviceId = new DeviceId(options.serial);
+    if (hasParents(this.file)) this.layered = new LayeredIo(this, this.file);
   }
 
-  // ---- rings ----------------------------------------------------------------------------------------------------
+  // ---- what its export asks -------------------------------------------------------------------------------------
 
-  startRing(start: RingStart, features: RingFeatures): void {
-    const ring = new BlkRing(this, start, features, this.host.views);
-    this.rings.set(start.index, ring);
-    if (ring.broken) this.breakRing(ring, ring.broken);
-    else this.host.ringStarted(ring);
+  /** No chain is taken while a request must be alone, or while the volume is frozen. */
+  get paused(): boolean {
+    return this.pauses.paused;
   }
 
-  stopRing(index: number, done: (nextAvail: number) => void): void {
-    const ring = this.rings.get(index)!;
-    ring.waiters.push(done);
-    ring.stopping = true;
-    this.limiter.cancel(ring.turn);
-    this.endIfDrained(ring);
-  }
-
-  setRingFds(index: number, fds: RingFds): void {
-    const ring = this.rings.get(index)!;
-    const kickChanged = ring.fds.kickFd !== fds.kickFd;
-    ring.fds = fds;
-    if (kickChanged) this.host.kickChanged(ring);
-    // A call that went to the descriptor before may not have been heard.
-    else ring.signal('callFd');
-  }
-
-  /** Makes every completed write durable; `done(false)` when that failed. */
-  flush(done: (ok: boolean) => void): void {
-    if (this.isNull) return done(true);
-    if (this.shared.hasFailed) return done(false);
-    return this.host.withSlot(() => {
-      const slot = this.host.slots.take(this, undefined, SLOT.DEVICE_FLUSH);
-      this.held += 1;
-      this.flushWaiters.set(slot, done);
-      this.submitFlush(slot);
-    });
+  /** From now on the volume is what is open in `file`, and reads as before. Only its end may be new while requests run. */
+  goOver(file: VolumeFile): void {
+    this.file = file;
+    if (!hasParents(file)) this.layered = undefined;
+    else if (this.layered) this.layered.goOver(file);
+    else this.layered = new LayeredIo(this, file);
   }
 
   // ---- the path -------------------------------------------------------------------------------------------------
@@ -132,15 +113,16 @@ export class DeviceShard implements ShardPort {
         if (this.limiter.active && !this.admit(ring, dataBytes)) break;
         queue.take(head);
         taken += 1;
-        room -= 1;
         // Descriptors cost time, too, whatever their size.
         const cost = queue.chain.count * DESCRIPTOR_COST_BYTES;
         ring.deficit -= dataBytes > cost ? dataBytes : cost;
         this.start(ring, head);
+        // A request of a volume that has parents may take several slots.
+        room = this.layered ? Math.min(this.room, uring.room - 2) : room - 1;
       }
     } catch (error) {
       if (!(error instanceof VirtqueueError)) throw error;
-      this.breakRing(ring, error);
+      this.rings.breakDown(ring, error);
     }
     if (taken > 0) {
       this.metrics.observe(HISTOGRAM.ring, (this.host.now - ring.lookedAt) | 0);
@@ -155,7 +137,9 @@ export class DeviceShard implements ShardPort {
     const { slots } = this.host;
     this.inKernel -= 1;
     const kind = slots.kind[slot]!;
-    if (result < 0) {
+    if (kind === SLOT.STEP) {
+      this.layered!.stepped(slot, result);
+    } else if (result < 0) {
       this.failedInKernel(slot, kind, -result);
     } else if (kind === SLOT.READ || kind === SLOT.WRITE) {
       if (result !== slots.remaining[slot]) {
@@ -165,6 +149,7 @@ export class DeviceShard implements ShardPort {
       } else if (kind === SLOT.READ) {
         this.finish(slot, BLK_STATUS.OK);
       } else {
+        this.layered?.wrote(slot);
         this.written(slot);
       }
     } else if (kind === SLOT.FLUSH) {
@@ -172,7 +157,7 @@ export class DeviceShard implements ShardPort {
     } else if (kind === SLOT.ZERO) {
       this.zeroing.completed(slot, result);
     } else if (kind === SLOT.DEVICE_FLUSH) {
-      this.deviceFlushed(slot, true);
+      this.flushes.completed(slot, true);
     } else {
       this.bouncing.completed(slot, kind, result);
     }
@@ -192,6 +177,22 @@ export class DeviceShard implements ShardPort {
 
   // ---- what several kinds of requests need --------------------------------------------------------------------
 
+  takeSlot(): number {
+    const slot = this.host.slots.take(this, undefined, SLOT.STEP);
+    this.held += 1;
+    return slot;
+  }
+
+  releaseSlot(slot: number): void {
+    this.host.slots.release(slot);
+    this.held -= 1;
+    if (this.pauses.waiting) this.pauses.released(slot);
+  }
+
+  owns(slot: number): boolean {
+    return this.host.slots.shard[slot] === this;
+  }
+
   submitEntry(
     slot: number,
     op: number,
@@ -205,7 +206,7 @@ export class DeviceShard implements ShardPort {
     this.host.slots.noteSubmission(slot);
     this.host.uring.prepare(
       op,
-      this.file.fd,
+      this.host.slots.fd[slot]!,
       offsetBytes >>> 0,
       (offsetBytes / U32) | 0,
       addressLow,
@@ -235,11 +236,6 @@ export class DeviceShard implements ShardPort {
     return this.submitFlush(slot);
   }
 
-  setAlone(alone: boolean): void {
-    this.paused = alone;
-    if (!alone) for (const ring of this.rings.values()) this.host.activate(ring);
-  }
-
   /** Gives a request back to the driver. */
   finish(slot: number, status: number): void {
     const { slots, now } = this.host;
@@ -257,10 +253,10 @@ export class DeviceShard implements ShardPort {
       else if (operation === OPERATION.write) metrics.add(COUNTER.bytesWritten, slots.dataBytes[slot]!);
       else if (operation === OPERATION.discard) metrics.add(COUNTER.bytesDiscarded, slots.dataBytes[slot]!);
     }
-    slots.release(slot);
-    this.held -= 1;
+    if (this.layered) this.layered.ended(slot, status);
     this.host.markDirty(ring);
-    if (ring.stopping) this.endIfDrained(ring);
+    this.releaseSlot(slot);
+    if (ring.stopping) this.rings.endIfDrained(ring);
   }
 
   /** Completes with IOERR, counted under `name`. */
@@ -285,6 +281,7 @@ export class DeviceShard implements ShardPort {
     const { slots } = this.host;
     const slot = slots.take(this, ring, SLOT.READ);
     this.held += 1;
+    slots.fd[slot] = this.file.fd;
     slots.durable[slot] = 1;
     slots.head[slot] = head;
     slots.status.low[slot] = request.statusLow;
@@ -301,19 +298,20 @@ export class DeviceShard implements ShardPort {
         slots.operation[slot] = OPERATION.flush;
         slots.kind[slot] = SLOT.FLUSH;
         if (this.shared.hasFailed) return this.fault(slot, 'device-failed');
-        if (this.isNull) return this.finish(slot, BLK_STATUS.OK);
+        if (this.file.fd < 0) return this.finish(slot, BLK_STATUS.OK);
         return this.submitFlush(slot);
       case BLK_TYPE.DISCARD:
       case BLK_TYPE.WRITE_ZEROES:
         slots.operation[slot] = OPERATION.discard;
         if (this.readOnly) return this.fault(slot, 'read-only');
         if (this.shared.hasFailed) return this.fault(slot, 'device-failed');
-        return this.zeroing.start(ring, slot);
+        return this.startZeroing(ring, slot);
       case BLK_TYPE.GET_ID: {
         slots.operation[slot] = OPERATION.other;
         const list = slots.listFor(slot, request.segmentCount);
         if (!list) return this.fault(slot, 'no-memory');
-        return this.answerId(slot, request.writeSegments(queue!.chain, list, 0), request.dataBytes);
+        const segments = request.writeSegments(queue!.chain, list, 0);
+        return this.deviceId.answer(this, slot, segments, request.dataBytes);
       }
       default:
         slots.operation[slot] = OPERATION.other;
@@ -335,7 +333,7 @@ export class DeviceShard implements ShardPort {
       return this.fault(slot, 'out-of-range');
     }
     slots.dataBytes[slot] = request.dataBytes;
-    if (request.dataBytes === 0 || this.isNull) return this.finish(slot, BLK_STATUS.OK);
+    if (request.dataBytes === 0 || this.file.fd < 0) return this.finish(slot, BLK_STATUS.OK);
     slots.kind[slot] = write ? SLOT.WRITE : SLOT.READ;
     slots.offset[slot] = request.sector * SECTOR_BYTES;
     slots.remaining[slot] = request.dataBytes;
@@ -345,12 +343,20 @@ export class DeviceShard implements ShardPort {
     slots.segments[slot] = request.writeSegments(queue!.chain, list, 0);
     // Trusted from here: every address in the list is mapped guest memory, and the range lies inside the volume.
     if (!write && ring.log) ring.log.remember(slot, list, slots.segments[slot]);
+    if (this.layered) return this.layered.start(slot, write);
     if (this.file.memoryMask !== 0 && this.bouncing.needed(slot)) return this.bouncing.start(slot, write);
     return this.submit(slot);
   }
 
+  private startZeroing(ring: BlkRing, slot: number): void {
+    const ranges = this.zeroing.parse(ring, slot);
+    if (!ranges) return undefined;
+    if (this.layered) return this.layered.zero(slot, ranges);
+    return this.zeroing.start(slot, ranges, { discard: ring.request.type === BLK_TYPE.DISCARD });
+  }
+
   /** Gives what is left of a transfer to the kernel, at most STEP_BYTES of it. */
-  private submit(slot: number): void {
+  submit(slot: number): void {
     const { slots } = this.host;
     const write = slots.kind[slot] === SLOT.WRITE;
     const offset = slots.offset[slot]!;
@@ -383,45 +389,8 @@ export class DeviceShard implements ShardPort {
     const flushed = kind === SLOT.FLUSH || kind === SLOT.DEVICE_FLUSH;
     const synced = errno === EIO && kind === SLOT.WRITE && this.host.slots.durable[slot] === 1;
     if (flushed || synced) this.shared.fail(errno);
-    if (kind === SLOT.DEVICE_FLUSH) return this.deviceFlushed(slot, false);
+    if (kind === SLOT.DEVICE_FLUSH) return this.flushes.completed(slot, false);
     this.bouncing.end(slot);
     return this.fault(slot, errnoError(errnoName(errno)));
-  }
-
-  private deviceFlushed(slot: number, ok: boolean): void {
-    const done = this.flushWaiters.get(slot);
-    this.flushWaiters.delete(slot);
-    this.host.slots.release(slot);
-    this.held -= 1;
-    done?.(ok);
-  }
-
-  private answerId(slot: number, segments: number, dataBytes: number): void {
-    const list = this.host.slots.list(slot);
-    const bytes = this.deviceId.writeTo(list, segments, dataBytes);
-    const { log } = this.host.slots.ring[slot]!;
-    log?.remember(slot, list, segments);
-    this.host.slots.written[slot] = bytes + 1;
-    this.finish(slot, BLK_STATUS.OK);
-  }
-
-  // ---- state ----------------------------------------------------------------------------------------------------
-
-  /** The driver broke a ring: it is not looked at again until it is set up anew (virtio 1.2 §2.1.2). */
-  private breakRing(ring: BlkRing, error: VirtqueueError): void {
-    ring.broken = error;
-    this.limiter.cancel(ring.turn);
-    this.metrics.countName(nameIndex(error.fault));
-    this.host.ringBroken(ring);
-    ring.signal('errFd');
-  }
-
-  private endIfDrained(ring: BlkRing): void {
-    if (ring.inFlight > 0) return;
-    this.rings.delete(ring.index);
-    this.host.ringStopped(ring);
-    const { nextAvail } = ring;
-    ring.release();
-    for (const done of ring.waiters.splice(0)) done(nextAvail);
   }
 }

@@ -3,9 +3,11 @@ import { check, native } from '@cairn/native';
 import { Session, type VhostUserError } from '@cairn/vhost-user';
 import { BlkBackend, type RingPlaces } from './blk-backend.js';
 import { ExportArena } from './export-arena.js';
+import { closeVolumeFile, openChain } from './layer-files.js';
 import type { ReactorLoop } from './reactor-loop.js';
 import type { ConnectionStatus, ExportSpec } from './reactor-protocol.js';
 import { RingTurn } from './ring-turn.js';
+import { ServedFiles } from './served-files.js';
 import { openVolumeFile, volumeUnitBytes, type VolumeFile } from './volume-file.js';
 
 const SOCKET_MODE = 0o600;
@@ -26,7 +28,7 @@ interface FrontEnd {
 export class Export {
   private readonly backend: BlkBackend;
   private readonly turn: RingTurn;
-  private readonly file: VolumeFile;
+  readonly files: ServedFiles;
   private readonly listenFd: number;
   private acceptSource: number | undefined;
   private readonly frontEnds = new Set<FrontEnd>();
@@ -42,17 +44,18 @@ export class Export {
     private readonly spec: ExportSpec,
     buffer: SharedArrayBuffer,
   ) {
-    this.file = spec.nullBytes === undefined ? openVolumeFile(spec.filePath, spec) : nullFile(spec.nullBytes);
+    const file = openFile(spec);
     try {
       this.listenFd = spec.socketFd === undefined ? listen(spec.socketPath) : inherited(spec.socketFd);
     } catch (error) {
-      closeFile(this.file);
+      closeVolumeFile(file);
       throw error;
     }
     const { id, readOnly, serial, numQueues } = spec;
     const arena = ExportArena.over(buffer);
-    const shard = { exportId: id, file: this.file, readOnly, serial, arena: buffer };
+    const shard = { exportId: id, file, readOnly, serial, arena: buffer };
     this.backend = new BlkBackend(places, { spec: shard, arena, numQueues });
+    this.files = new ServedFiles(file, this.backend, spec);
     this.turn = new RingTurn(this.backend);
     this.awaitFrontEnd();
   }
@@ -69,8 +72,9 @@ export class Export {
 
   /** Announces a greater size. Throws when the file does not have it, or when it is smaller than now. */
   resize(sizeBytes: number): void {
-    const fileBytes = this.file.fd < 0 ? sizeBytes : fstatSync(this.file.fd).size;
-    const unit = volumeUnitBytes(this.file);
+    const file = this.files.current;
+    const fileBytes = file.fd < 0 ? sizeBytes : fstatSync(file.fd).size;
+    const unit = volumeUnitBytes(file);
     const before = this.backend.sizeBytes;
     if (!Number.isSafeInteger(sizeBytes) || sizeBytes % unit !== 0)
       throw new Error(`the size must be a multiple of ${unit} bytes, not ${sizeBytes}`);
@@ -79,6 +83,11 @@ export class Export {
       throw new Error(`${this.spec.filePath} has ${fileBytes} bytes, not ${sizeBytes}: grow it first`);
     this.backend.resize(sizeBytes);
     for (const { session } of this.frontEnds) session.notifyConfigChange();
+  }
+
+  /** Calls `done` when every request that is in flight now has completed. */
+  barrier(done: () => void): void {
+    this.backend.barrier(done);
   }
 
   status(): ConnectionStatus {
@@ -160,7 +169,7 @@ export class Export {
   private release(): void {
     const end = (): void =>
       this.backend.close(() => {
-        closeFile(this.file);
+        this.files.close();
         closeSync(this.listenFd);
         if (this.spec.socketFd === undefined && this.spec.socketPath !== undefined)
           removeSocket(this.spec.socketPath);
@@ -173,8 +182,10 @@ export class Export {
 
 const nullFile = (sizeBytes: number): VolumeFile => ({ fd: -1, sizeBytes, memoryMask: 0, offsetMask: 0 });
 
-const closeFile = (file: VolumeFile): void => {
-  if (file.fd >= 0) closeSync(file.fd);
+/** The chain, the one file, or none at all. */
+const openFile = (spec: ExportSpec): VolumeFile => {
+  if (spec.nullBytes !== undefined) return nullFile(spec.nullBytes);
+  return spec.chain ? openChain(spec.chain, spec) : openVolumeFile(spec.filePath, spec);
 };
 
 /** Listens on a socket file of mode 0600; one that a dead process left behind is replaced, anything else is not. */

@@ -49,6 +49,7 @@ export class ReactorLoop implements ShardHost {
   /** Volumes with active rings. */
   private activeShards = 0;
   private readonly slotWaiters: (() => void)[] = [];
+  private chores: (() => void)[] = [];
   private readonly timers = new Map<BlkRing, number>();
   private timerAt = 0;
   private readonly faults = new Int32Array(native.guardFaults());
@@ -144,6 +145,10 @@ export class ReactorLoop implements ShardHost {
     else this.slotWaiters.push(start);
   }
 
+  soon(work: () => void): void {
+    this.chores.push(work);
+  }
+
   markDirty(ring: BlkRing): void {
     if (!ring.dirty) {
       ring.dirty = true;
@@ -182,14 +187,15 @@ export class ReactorLoop implements ShardHost {
       taken += ring.shard.poll(ring);
     }
     const reaped = uring.reap(this.onCompletion);
-    if (this.dirty.length > 0) this.publishAll();
+    if (this.chores.length > 0) this.runChores();
     while (this.slotWaiters.length > 0 && this.slots.available > 0) this.slotWaiters.shift()!();
+    if (this.dirty.length > 0) this.publishAll();
     if (this.faults[0] !== this.faultsSeen) {
       this.faultsSeen = this.faults[0]!;
       this.onMemoryFault();
     }
     if (uring.pending > 0) this.submit();
-    else if (taken === 0 && reaped === 0 && !this.stopped) this.idle();
+    else if (taken === 0 && reaped === 0 && !this.stopped && this.chores.length === 0) this.idle();
   }
 
   /** Submits; where completions do not come at once, the same call also waits for the first. */
@@ -202,7 +208,7 @@ export class ReactorLoop implements ShardHost {
       return;
     }
     const count = uring.pending;
-    if (this.arm()) this.sleep();
+    if (this.chores.length === 0 && this.arm()) this.sleep();
     else uring.enter(0, 0);
     this.inline = count > 1 && uring.completionCount() >= count;
   }
@@ -285,6 +291,12 @@ export class ReactorLoop implements ShardHost {
       micros = micros === 0 ? left : Math.min(micros, left);
     }
     this.uring.enter(1, micros);
+  }
+
+  private runChores(): void {
+    const { chores } = this;
+    this.chores = [];
+    for (const work of chores) work();
   }
 
   private runTimers(): void {

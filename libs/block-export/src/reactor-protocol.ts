@@ -1,4 +1,5 @@
 import type { MessagePort } from 'node:worker_threads';
+import type { VolumeChain } from '@cairn/storage';
 import type { RateBalance } from './rate-limiter.js';
 import type { RateLimits } from './rate-limits.js';
 import type { MetricsTotal } from './shard-metrics.js';
@@ -7,7 +8,10 @@ import type { CacheMode } from './volume-file.js';
 /** A volume file to serve. */
 export interface ExportSpec {
   id: string;
+  /** The file, or the head of the chain. */
   filePath: string;
+  /** What it is read from, when it has parents or may get them; absent: the file alone. */
+  chain?: VolumeChain;
   /** Serve this many bytes that nobody keeps, instead of the file: it measures the rings alone. */
   nullBytes?: number;
   /** Where to listen; the socket file is made, and removed at the end. */
@@ -66,6 +70,11 @@ export type ReactorCommand =
   | { kind: 'add'; spec: ExportSpec; arena: SharedArrayBuffer }
   | { kind: 'remove'; id: string }
   | { kind: 'resize'; id: string; sizeBytes: number }
+  | { kind: 'prepare-chain'; id: string; chain: VolumeChain }
+  | { kind: 'freeze'; id: string }
+  /** `goOver`: to the chain that was prepared. */
+  | { kind: 'thaw'; id: string; goOver: boolean }
+  | { kind: 'barrier'; id: string }
   | { kind: 'status' }
   | { kind: 'drain' }
   | { kind: 'stop' };

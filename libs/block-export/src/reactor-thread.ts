@@ -33,11 +33,18 @@ const obey = (command: ReactorCommand, answer: Answer): void => {
     case 'remove':
       return remove(command.id, answer);
     case 'resize': {
-      const found = exports.get(command.id);
-      if (!found) throw new Error(`there is no export ${command.id}`);
-      found.resize(command.sizeBytes);
+      exportOf(command.id).resize(command.sizeBytes);
       return answer();
     }
+    case 'prepare-chain':
+      return exportOf(command.id).files.prepare(command.chain, (error) => answer(reasonOf(error)));
+    case 'freeze':
+      return exportOf(command.id).files.freeze((error) => answer(reasonOf(error)));
+    case 'thaw':
+      exports.get(command.id)?.files.thaw(command);
+      return answer();
+    case 'barrier':
+      return exportOf(command.id).barrier(() => answer());
     case 'status':
       return answer({ statuses: [...exports.values()].map((one) => one.status()) });
     case 'drain': {
@@ -56,6 +63,16 @@ const obey = (command: ReactorCommand, answer: Answer): void => {
       return loop.stop();
   }
 };
+
+/** Throws an Error when there is none. */
+const exportOf = (id: string): Export => {
+  const found = exports.get(id);
+  if (!found) throw new Error(`there is no export ${id}`);
+  return found;
+};
+
+const reasonOf = (error: string | undefined): Partial<AnswerMessage> =>
+  error === undefined ? {} : { error };
 
 const remove = (id: string, answer: () => void): void => {
   const found = exports.get(id);

@@ -2,12 +2,21 @@ import { closeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
+import type { HeadSwitch, VolumeChain } from '@cairn/storage';
+import { ChainChanges } from './chain-changes.js';
 import { ExportArena } from './export-arena.js';
 import { byName } from './failure-names.js';
 import { Placement } from './placement.js';
 import { NO_LIMITS, type RateLimits } from './rate-limits.js';
 import { ReactorHandle } from './reactor-handle.js';
-import type { ConnectionStatus, ExportSpec, ExportStatus, ReactorStart } from './reactor-protocol.js';
+import type {
+  AnswerMessage,
+  ConnectionStatus,
+  ExportSpec,
+  ExportStatus,
+  ReactorCommand,
+  ReactorStart,
+} from './reactor-protocol.js';
 
 const DEFAULT_POLL_MICROS = 32;
 const DEFAULT_DRAIN_MS = 30_000;
@@ -48,6 +57,7 @@ export class Reactors {
   private readonly exports = new Map<string, Placed>();
   private readonly adding = new Map<string, Promise<void>>();
   private readonly removing = new Map<string, Promise<void>>();
+  private readonly changes = new ChainChanges({ ask: (id, command) => this.askHome(id, command) });
   /** Runs while any export has limits. */
   private ticks: NodeJS.Timeout | undefined;
   private stopped: Promise<void> | undefined;
@@ -126,7 +136,8 @@ export class Reactors {
   async removeExport(id: string, options: { drainTimeoutMs?: number } = {}): Promise<void> {
     const placed = this.exports.get(id);
     if (!placed) return;
-    const removed = placed.home.ask({ kind: 'remove', id }).then(() => {
+    const removed = this.changes.inTurn([id], async () => {
+      await placed.home.ask({ kind: 'remove', id });
       this.removing.delete(id);
       this.forget(id);
     });
@@ -134,12 +145,33 @@ export class Reactors {
     await withDeadline(removed, options.drainTimeoutMs, `draining export ${id}`);
   }
 
-  /** Announces a greater size to the guest; the file must have it already. */
-  async resizeExport(id: string, sizeBytes: number): Promise<void> {
-    this.throwIfDead();
-    const placed = this.exports.get(id);
-    if (!placed) throw new Error(`there is no export ${id}`);
-    await placed.home.ask({ kind: 'resize', id, sizeBytes });
+  /** Announces a greater size to the guest; the file, or the head of the chain, must have it already. */
+  resizeExport(id: string, sizeBytes: number): Promise<void> {
+    return this.changes.inTurn([id], async () => {
+      if (!this.exports.has(id)) throw new Error(`there is no export ${id}`);
+      await this.askHome(id, { kind: 'resize', id, sizeBytes });
+    });
+  }
+
+  /**
+   * Lets exports go over to new, empty heads at one point in time, with all that was written before durable in the old
+   * ones. Rejects when that cannot be, or takes longer than `freezeTimeoutMs`; then all of them stay where they are, unless
+   * a thread has died. One that is not served has nothing to go over.
+   */
+  switchHeads(switches: readonly HeadSwitch[], options: { freezeTimeoutMs?: number } = {}): Promise<void> {
+    return this.changes.goOver(switches, options);
+  }
+
+  /** Serves a volume from another chain that reads the same; when it resolves, no file that is only in the old one is open. */
+  changeChain(chain: VolumeChain): Promise<void> {
+    return this.changes.goOver([{ volumeId: chain.volumeId, chain }]);
+  }
+
+  /** Resolves when every request of an export that is in flight now has completed. */
+  barrier(id: string): Promise<void> {
+    return this.changes.inTurn([id], async () => {
+      await this.askHome(id, { kind: 'barrier', id });
+    });
   }
 
   /** Changes how many requests and bytes a second a guest may have, at once; undefined = as many as there are. */
@@ -234,6 +266,13 @@ export class Reactors {
   private stopTime(): void {
     clearInterval(this.ticks);
     this.ticks = undefined;
+  }
+
+  /** Asks an export's home; to be called in the export's turn. One that is not there has nothing to answer. */
+  private async askHome(id: string, command: ReactorCommand): Promise<AnswerMessage | undefined> {
+    this.throwIfDead();
+    await this.adding.get(id);
+    return this.exports.get(id)?.home.ask(command);
   }
 
   private tick(): void {

@@ -21,6 +21,8 @@ export const SLOT = {
   ZERO: 9,
   /** A flush of our own, without a guest's request behind it. */
   DEVICE_FLUSH: 8,
+  /** One of several steps on a volume that has parents, or waiting for its turn; see LayeredIo. */
+  STEP: 10,
 } as const;
 
 /** A scatter list too long for its slot, in memory of its own. */
@@ -36,7 +38,7 @@ interface LongList {
  */
 export class RequestSlots {
   readonly shard: (DeviceShard | undefined)[];
-  /** The ring that the request came from; undefined for a DEVICE_FLUSH. */
+  /** The ring that the request came from; undefined for a DEVICE_FLUSH, and for a part of another request. */
   readonly ring: (BlkRing | undefined)[];
   readonly head: Uint16Array;
   readonly kind: Uint8Array;
@@ -48,6 +50,8 @@ export class RequestSlots {
   readonly takenAt: Int32Array;
   readonly submittedAt: Int32Array;
   readonly status: { low: Uint32Array; high: Uint32Array };
+  /** The file that its next entry goes to. */
+  readonly fd: Int32Array;
   /** File offset of what is left, in bytes. */
   readonly offset: Float64Array;
   /** Bytes left. */
@@ -81,6 +85,7 @@ export class RequestSlots {
     this.submittedAt = new Int32Array(count);
     this.fresh = new Int32Array(count);
     this.status = { low: new Uint32Array(count), high: new Uint32Array(count) };
+    this.fd = new Int32Array(count);
     this.offset = new Float64Array(count);
     this.remaining = new Float64Array(count);
     this.dataBytes = new Float64Array(count);

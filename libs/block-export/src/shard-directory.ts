@@ -19,6 +19,8 @@ export type ShardRequest =
   | { kind: 'start-ring'; spec: ShardSpec; start: RingStart; features: RingFeatures }
   | { kind: 'stop-ring'; exportId: string; index: number }
   | { kind: 'set-ring-fds'; exportId: string; index: number; fds: RingFds }
+  /** Answered when what is in flight at the time has completed. */
+  | { kind: 'barrier'; exportId: string }
   | { kind: 'forget'; exportId: string };
 
 /** The shards of one reactor thread, one for each export of which it serves rings. */
@@ -34,13 +36,17 @@ export class ShardDirectory {
   handle(request: ShardRequest, answer: (value: number) => void): void {
     switch (request.kind) {
       case 'start-ring':
-        this.shardOf(request.spec).startRing(request.start, request.features);
+        this.shardOf(request.spec).rings.start(request.start, request.features);
         return answer(0);
       case 'stop-ring':
-        return this.shards.get(request.exportId)!.stopRing(request.index, answer);
+        return this.shards.get(request.exportId)!.rings.stop(request.index, answer);
       case 'set-ring-fds':
-        this.shards.get(request.exportId)!.setRingFds(request.index, request.fds);
+        this.shards.get(request.exportId)!.rings.setFds(request.index, request.fds);
         return answer(0);
+      case 'barrier': {
+        const shard = this.shards.get(request.exportId);
+        return shard ? shard.pauses.barrier(() => answer(0)) : answer(0);
+      }
       case 'forget':
         this.shards.delete(request.exportId);
         return answer(0);

@@ -3,6 +3,7 @@ import type { DeviceShared } from './device-shared.js';
 import type { RequestErrorName } from './failure-names.js';
 import type { IoUring } from './io-uring.js';
 import type { RequestSlots } from './request-slots.js';
+import type { ShardPauses } from './shard-pauses.js';
 import type { ShardMetrics } from './shard-metrics.js';
 import type { ViewCache } from './view-cache.js';
 import type { VolumeFile } from './volume-file.js';
@@ -34,6 +35,8 @@ export interface ShardHost {
   markDirty(ring: BlkRing): void;
   /** Runs `start` as soon as a slot is free: now, or when a request has ended. */
   withSlot(start: () => void): void;
+  /** Runs `work` in the next round; the thread does not sleep before. */
+  soon(work: () => void): void;
   /** Polls the ring again in so many microseconds. */
   wakeLater(ring: BlkRing, micros: number): void;
 }
@@ -44,9 +47,17 @@ export interface ShardPort {
   readonly file: VolumeFile;
   readonly shared: DeviceShared;
   readonly metrics: ShardMetrics;
+  readonly pauses: ShardPauses;
   /** Requests of this shard that are in the kernel. */
   readonly inKernel: number;
-  /** Prepares one entry for `slot`; its completion comes back to the shard. */
+  /** Takes a slot for a part of a request; ask for room before. */
+  takeSlot(): number;
+  releaseSlot(slot: number): void;
+  /** Is the slot in use by a request of this shard? */
+  owns(slot: number): boolean;
+  /** Gives what is left of a transfer to the kernel, as far as one entry goes. */
+  submit(slot: number): void;
+  /** Prepares one entry for `slot` and the file that it names; its completion comes back to the shard. */
   submitEntry(
     slot: number,
     op: number,
@@ -64,6 +75,4 @@ export interface ShardPort {
   finish(slot: number, status: number): void;
   /** Completes with IOERR, counted under `name`. */
   fault(slot: number, name: RequestErrorName): void;
-  /** Takes no chain while `alone` is true. */
-  setAlone(alone: boolean): void;
 }

@@ -1,18 +1,23 @@
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, statSync } from 'node:fs';
 import { check, native } from '@cairn/native';
+import type { OpenLayer } from './layer-files.js';
 
 /** How a volume's file is reached: past the page cache, or through it. A flush is an fdatasync either way. */
 export type CacheMode = 'direct' | 'writeback';
 
-/** An open volume file. Offset in the volume = offset in the file. */
+/** The open file of a volume, or its files; offset in the volume = offset in each. */
 export interface VolumeFile {
-  /** -1: there is no file, and no data is moved. */
+  /** The file, or the head of several; -1: there is none, and no data is moved. */
   fd: number;
   sizeBytes: number;
   /** Alignment that memory must have for I/O, minus 1; 0 = any. */
   memoryMask: number;
   /** Alignment that offsets and lengths must have for I/O, minus 1; 0 = any. */
   offsetMask: number;
+  /** The chain that the volume is read from, the bottom layer first and the head last; undefined for a plain file. */
+  layers?: readonly OpenLayer[];
+  /** /dev/zero, where there are several layers: what none of them has is read from it. */
+  zeroFd?: number;
 }
 
 /** What a volume's size must be a multiple of, in bytes. */
@@ -27,20 +32,34 @@ export const openVolumeFile = (
   path: string,
   options: { readOnly: boolean; cache: CacheMode },
 ): VolumeFile => {
+  const image = openImage(path, options);
+  try {
+    const { size } = fstatSync(image.fd);
+    const unit = volumeUnitBytes(image);
+    if (size === 0 || size % unit !== 0) {
+      throw new Error(
+        `${path} has ${size} bytes; a volume must be a multiple of ${unit} bytes (give --size)`,
+      );
+    }
+    return { ...image, sizeBytes: size };
+  } catch (error) {
+    closeSync(image.fd);
+    throw error;
+  }
+};
+
+/** Opens a file with a volume's bytes, whatever its size, and tells what I/O to it must be aligned to. Throws likewise. */
+export const openImage = (
+  path: string,
+  options: { readOnly: boolean; cache: CacheMode },
+): Pick<VolumeFile, 'fd' | 'memoryMask' | 'offsetMask'> => {
   const direct = options.cache === 'direct';
   const flags =
     (options.readOnly ? constants.O_RDONLY : constants.O_RDWR) | (direct ? constants.O_DIRECT : 0);
   const fd = open(path, flags, direct);
   try {
-    const file = fstatSync(fd);
     const [memory, offset] = direct ? alignmentOf(fd) : [1, 1];
-    const unit = volumeUnitBytes({ offsetMask: offset - 1 });
-    if (file.size === 0 || file.size % unit !== 0) {
-      throw new Error(
-        `${path} has ${file.size} bytes; a volume must be a multiple of ${unit} bytes (give --size)`,
-      );
-    }
-    return { fd, sizeBytes: file.size, memoryMask: memory - 1, offsetMask: offset - 1 };
+    return { fd, memoryMask: memory - 1, offsetMask: offset - 1 };
   } catch (error) {
     closeSync(fd);
     throw error;

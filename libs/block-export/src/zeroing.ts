@@ -1,5 +1,5 @@
 import { check, IO_URING, native } from '@cairn/native';
-import { BLK_STATUS, BLK_TYPE, type BlkSegment, parseBlkSegments, SECTOR_BYTES } from '@cairn/virtio';
+import { BLK_STATUS, type BlkSegment, parseBlkSegments, SECTOR_BYTES } from '@cairn/virtio';
 import type { BlkRing } from './blk-ring.js';
 import { nameIndex } from './failure-names.js';
 import { SLOT } from './request-slots.js';
@@ -39,8 +39,8 @@ export class Zeroing {
 
   constructor(private readonly shard: ShardPort) {}
 
-  /** Begins the request that is parsed in `ring.request`; the device may be written. */
-  start(ring: BlkRing, slot: number): void {
+  /** The ranges of the request in `ring.request`; undefined when they were wrong, and the request is completed. */
+  parse(ring: BlkRing, slot: number): BlkSegment[] | undefined {
     const { shard } = this;
     const { slots } = shard.host;
     const { type } = ring.request;
@@ -51,12 +51,19 @@ export class Zeroing {
     });
     if (status !== BLK_STATUS.OK) {
       shard.metrics.countName(nameIndex('segments-invalid'));
-      return shard.finish(slot, status);
+      shard.finish(slot, status);
+      return undefined;
     }
-    if (shard.file.fd < 0) return shard.finish(slot, BLK_STATUS.OK);
-    slots.kind[slot] = SLOT.ZERO;
     slots.dataBytes[slot] = segments.reduce((sum, segment) => sum + segment.lengthBytes, 0);
-    this.work.set(slot, { ranges: segments, discard: type === BLK_TYPE.DISCARD, way: 0 });
+    return segments;
+  }
+
+  /** Begins a request whose ranges are known; the device may be written. */
+  start(slot: number, ranges: BlkSegment[], { discard }: { discard: boolean }): void {
+    const { shard } = this;
+    if (shard.file.fd < 0) return shard.finish(slot, BLK_STATUS.OK);
+    shard.host.slots.kind[slot] = SLOT.ZERO;
+    this.work.set(slot, { ranges, discard, way: 0 });
     return this.next(slot);
   }
 

@@ -1,5 +1,5 @@
+import { ChunkWalk, type WalkRange } from './chunk-walk.js';
 import { ExtentRuns } from './extent-runs.js';
-import { walkData, walkZeroes } from './extents.js';
 import { BLOCK_BYTES, type LayerFile } from './layer-format.js';
 
 // Which layer of a chain holds a block: the answers of the file system, kept for as long as there is room.
@@ -47,9 +47,10 @@ export class ExtentMap {
   private recent = new Uint8Array(0);
   private slabs = 0;
   private hand = 0;
-  private readonly scratch = new Int32Array(BLOCKS);
-  /** Blocks of `scratch` that no layer has decided yet. */
-  private open = 0;
+  private readonly walk = new ChunkWalk(CHUNK_BYTES);
+  /** A look-up in steps, and the chunk that it is of; UNDECIDED when none is under way. */
+  private readonly stepped = new ChunkWalk(CHUNK_BYTES);
+  private steppedChunk = UNDECIDED;
 
   constructor({ layers, sizeBytes, maxBytes = DEFAULT_MAX_BYTES }: ExtentMapOptions) {
     this.size = sizeBytes;
@@ -115,6 +116,42 @@ export class ExtentMap {
     return out.count;
   }
 
+  /** The first offset of a range that `resolve` would have to ask the files about; undefined when it would not. */
+  firstUnknown(offsetBytes: number, lengthBytes: number): number | undefined {
+    const last = Math.floor((offsetBytes + lengthBytes - 1) / CHUNK_BYTES);
+    for (let chunk = Math.floor(offsetBytes / CHUNK_BYTES); chunk <= last; chunk += 1) {
+      if (this.directory[chunk] === 0) return Math.max(offsetBytes, chunk * CHUNK_BYTES);
+    }
+    return undefined;
+  }
+
+  /**
+   * Looks up what is around an offset, at most so many extents of it now; true when it is known. One place at a time: a
+   * call for another chunk gives the one before up. Throws as `resolve`.
+   */
+  lookUpStep(offsetBytes: number, extents: number): boolean {
+    const chunk = Math.floor(offsetBytes / CHUNK_BYTES);
+    if (this.directory[chunk] !== 0) return true;
+    if (this.steppedChunk !== chunk) {
+      this.stepped.begin(this.rangeOf(chunk, this.layers.length));
+      this.steppedChunk = chunk;
+    }
+    try {
+      if (!this.stepped.step(extents)) return false;
+    } catch (error) {
+      this.steppedChunk = UNDECIDED;
+      throw error;
+    }
+    this.steppedChunk = UNDECIDED;
+    this.keep(chunk, this.stepped.answers);
+    return true;
+  }
+
+  /** Begins to ask who had the blocks of a range, within one chunk, had the head nothing there; see `resolveBelow`. */
+  beginBelow(walk: ChunkWalk, offsetBytes: number, lengthBytes: number): void {
+    walk.begin({ layers: this.layers, count: this.layers.length - 1, offsetBytes, lengthBytes });
+  }
+
   /** The slot of the block at an offset. Throws as `resolve`. */
   slotAt(offsetBytes: number): number {
     const chunk = Math.floor(offsetBytes / CHUNK_BYTES);
@@ -139,11 +176,12 @@ export class ExtentMap {
       const chunk = Math.floor(at / CHUNK_BYTES);
       const start = chunk * CHUNK_BYTES;
       const stop = Math.min(end, start + CHUNK_BYTES);
-      this.walk(chunk, this.layers.length - 1);
+      this.walk.begin(this.rangeOf(chunk, this.layers.length - 1));
+      this.walk.step();
       while (at < stop) {
         const block = Math.floor((at - start) / BLOCK_BYTES);
         const next = Math.min(stop, start + (block + 1) * BLOCK_BYTES);
-        if (!out.append(this.scratch[block]!, next - at)) return out.count;
+        if (!out.append(this.walk.answers[block]!, next - at)) return out.count;
         at = next;
       }
     }
@@ -164,6 +202,7 @@ export class ExtentMap {
   forget(offsetBytes: number, lengthBytes: number): void {
     const last = Math.floor((offsetBytes + lengthBytes - 1) / CHUNK_BYTES);
     for (let chunk = Math.floor(offsetBytes / CHUNK_BYTES); chunk <= last; chunk += 1) {
+      if (chunk === this.steppedChunk) this.steppedChunk = UNDECIDED;
       const entry = this.directory[chunk]!;
       if (entry > 0) {
         this.owners[entry - 1] = UNDECIDED;
@@ -177,6 +216,7 @@ export class ExtentMap {
   pushHead(layer: LayerFile): void {
     if (this.layers.length + 1 === NARROW_SLOTS) return this.replaceLayers([...this.layers, layer]);
     this.layers.push(layer);
+    this.steppedChunk = UNDECIDED;
     return undefined;
   }
 
@@ -186,6 +226,7 @@ export class ExtentMap {
       throw new RangeError(`a chain has 1 to ${WIDE_SLOTS - 1} layers, not ${layers.length}`);
     }
     this.layers = [...layers];
+    this.steppedChunk = UNDECIDED;
     this.directory.fill(0);
     this.segments = [];
     this.slabs = 0;
@@ -209,6 +250,8 @@ export class ExtentMap {
 
   private mark(offsetBytes: number, lengthBytes: number, slot: number): void {
     const end = offsetBytes + lengthBytes;
+    // The look-up may have passed there before.
+    if (this.steppedChunk !== UNDECIDED) this.stepped.override(offsetBytes, lengthBytes, slot);
     for (let at = offsetBytes; at < end;) {
       const chunk = Math.floor(at / CHUNK_BYTES);
       const start = chunk * CHUNK_BYTES;
@@ -240,41 +283,28 @@ export class ExtentMap {
   }
 
   private lookUp(chunk: number): number {
-    const { scratch } = this;
-    this.walk(chunk, this.layers.length);
+    this.walk.begin(this.rangeOf(chunk, this.layers.length));
+    this.walk.step();
+    return this.keep(chunk, this.walk.answers);
+  }
+
+  /** Keeps what a walk found; the answer is the chunk's entry. */
+  private keep(chunk: number, answers: Int32Array): number {
     const blocks = Math.min(BLOCKS, Math.ceil((this.size - chunk * CHUNK_BYTES) / BLOCK_BYTES));
-    const first = scratch[0]!;
+    const first = answers[0]!;
     let same = 1;
-    while (same < blocks && scratch[same] === first) same += 1;
+    while (same < blocks && answers[same] === first) same += 1;
     if (same === blocks) return (this.directory[chunk] = -first - 1);
     const slab = this.takeSlab(chunk);
-    this.segments[slab >>> 8]!.set(scratch, (slab & (SEGMENT_SLABS - 1)) * BLOCKS);
+    const base = (slab & (SEGMENT_SLABS - 1)) * BLOCKS;
+    this.segments[slab >>> 8]!.set(answers, base);
     return slab + 1;
   }
 
-  /** Asks the topmost `count`-th layer and those below it; the answers of the chunk's blocks are in `scratch` then. */
-  private walk(chunk: number, count: number): void {
-    const { scratch } = this;
-    const start = chunk * CHUNK_BYTES;
-    const end = Math.min(start + CHUNK_BYTES, this.size);
-    this.open = Math.ceil((end - start) / BLOCK_BYTES);
-    scratch.fill(UNDECIDED);
-    const decide =
-      (answer: number) =>
-      (from: number, to: number): boolean => {
-        for (let i = (from - start) / BLOCK_BYTES; start + i * BLOCK_BYTES < to; i += 1) {
-          if (scratch[i] !== UNDECIDED) continue;
-          scratch[i] = answer;
-          this.open -= 1;
-        }
-        return this.open > 0;
-      };
-    for (let slot = count; slot > 0 && this.open > 0; slot -= 1) {
-      const layer = this.layers[slot - 1]!;
-      walkData(layer, start, end, decide(slot));
-      if (this.open > 0) walkZeroes(layer, start, end, decide(0));
-    }
-    for (let i = 0; i < BLOCKS; i += 1) if (scratch[i] === UNDECIDED) scratch[i] = 0;
+  private rangeOf(chunk: number, count: number): WalkRange {
+    const offsetBytes = chunk * CHUNK_BYTES;
+    const lengthBytes = Math.min(CHUNK_BYTES, this.size - offsetBytes);
+    return { layers: this.layers, count, offsetBytes, lengthBytes };
   }
 
   /** A slab for a chunk: a new one while there is room, else that of a chunk not touched for a while. */

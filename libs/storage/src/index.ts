@@ -16,6 +16,7 @@ export {
 } from './chain.js';
 export { type CoalesceOptions, type CoalesceProgress, type CoalesceReport } from './coalescer.js';
 export { type Disk, type DiskFile, systemDisk } from './disk.js';
+export { ChunkWalk } from './chunk-walk.js';
 export { CHUNK_BYTES, ExtentMap, type ExtentMapOptions } from './extent-map.js';
 export { ExtentRuns } from './extent-runs.js';
 export { BLOCK_BYTES, type LayerFile, ZEROED, zeroMapPosition } from './layer-format.js';

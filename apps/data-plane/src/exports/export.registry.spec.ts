@@ -6,7 +6,7 @@ import { Logger } from '@nestjs/common';
 import { AgentError } from '@cairn/agent';
 import { exportStatusOf } from '@cairn/block-export/testing';
 import { MIB, type VolumeId } from '@cairn/domain';
-import { StorageError } from '@cairn/storage';
+import { type HeadSwitch, type LiveVolume, StorageError, type VolumeChain } from '@cairn/storage';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ExportRegistry, type ExportReactor, type VolumePool } from './export.registry.js';
 import { VolumeStates } from './volume-states.js';
@@ -14,6 +14,7 @@ import { VolumeStates } from './volume-states.js';
 /** A pool without files. */
 class MemoryPool implements VolumePool {
   readonly poolId = 'pool-0123456789abcdef';
+  readonly attached = new Map<string, LiveVolume>();
   private readonly records = new Map<string, { id: string; sizeBytes: number; createdAt: string }>();
 
   async create({ volumeId, sizeBytes }: { volumeId: string; sizeBytes: number }) {
@@ -35,21 +36,19 @@ class MemoryPool implements VolumePool {
   async delete(volumeId: string) {
     this.records.delete(volumeId);
   }
-  filePath(volumeId: string) {
-    if (!this.records.has(volumeId)) throw new StorageError('volume-not-found', { op: 'filePath' });
-    return `/pool/${volumeId}`;
+  async attach(volumeId: string, live: LiveVolume): Promise<VolumeChain> {
+    const record = this.records.get(volumeId);
+    if (!record) throw new StorageError('volume-not-found', { op: 'attach' });
+    if (this.attached.has(volumeId)) throw new StorageError('volume-in-use', { op: 'attach' });
+    this.attached.set(volumeId, live);
+    const { sizeBytes } = record;
+    const layer = { id: 'lay-1', path: `/pool/${volumeId}`, sizeBytes, zeroMapOffsetBytes: undefined };
+    return { volumeId, sizeBytes, layers: [layer] };
+  }
+  async detach(volumeId: string) {
+    this.attached.delete(volumeId);
   }
   /** Volumes with this many layers; the others have one. */
-  readonly layered = new Map<string, number>();
-  chain(volumeId: string) {
-    const { sizeBytes = 0 } = this.records.get(volumeId) ?? {};
-    const layer = { id: 'lay', path: '/pool/lay', sizeBytes, zeroMapOffsetBytes: undefined };
-    return {
-      volumeId,
-      sizeBytes,
-      layers: Array.from({ length: this.layered.get(volumeId) ?? 1 }, () => layer),
-    };
-  }
   async allocatedBytes() {
     return 0;
   }
@@ -75,10 +74,24 @@ class IdleReactor implements ExportReactor {
     if (failure) throw failure;
     this.listening.add(id);
   }
+  /** The exports that came and went. */
+  get listened() {
+    return this.calls.filter((call) => /^(add|remove) /.test(call));
+  }
   async removeExport(id: string) {
+    if (!this.listening.has(id)) return;
     this.calls.push(`remove ${id}`);
     this.listening.delete(id);
     this.connected.delete(id);
+  }
+  async switchHeads(switches: readonly HeadSwitch[]) {
+    this.calls.push(`switch ${switches.map(({ volumeId: id }) => id).join(' ')}`);
+  }
+  async changeChain({ volumeId: id }: VolumeChain) {
+    this.calls.push(`change ${id}`);
+  }
+  async barrier(id: string) {
+    this.calls.push(`barrier ${id}`);
   }
   async status(id: string) {
     if (!this.listening.has(id)) return undefined;
@@ -176,36 +189,7 @@ describe('exports of the registry', () => {
       },
     });
     expect(await registry.putExport(volumeId, request)).toEqual(answer);
-    expect(reactor.calls).toEqual([`add ${volumeId}`]);
-  });
-
-  it('does not export a volume with snapshots below it', async () => {
-    pool.layered.set(volumeId, 2);
-    expect(await codeOf(registry.putExport(volumeId, request))).toBe('export-failed');
-    expect(reactor.calls).toEqual([]);
-    pool.layered.delete(volumeId);
-    expect(await registry.putExport(volumeId, request)).toMatchObject({ state: 'listening' });
-  });
-
-  it('holds exports back while something is done with detached volumes, and refuses that for exported ones', async () => {
-    let begin = (): void => undefined;
-    let end = (): void => undefined;
-    const begun = new Promise<void>((resolve) => (begin = resolve));
-    const ended = new Promise<void>((resolve) => (end = resolve));
-    const other = 'vol-00000000000000ff';
-    const task = registry.whileDetached([volumeId, other], () => {
-      begin();
-      return ended;
-    });
-    await begun;
-    const exported = registry.putExport(volumeId, request);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-    expect(reactor.calls).toEqual([]);
-    end();
-    await Promise.all([task, exported]);
-    expect(reactor.calls).toEqual([`add ${volumeId}`]);
-    const late = registry.whileDetached([other, volumeId], async () => expect.unreachable());
-    expect(await codeOf(late)).toBe('volume-exported');
+    expect(reactor.listened).toEqual([`add ${volumeId}`]);
   });
 
   it('does not export a volume it does not have', async () => {
@@ -219,7 +203,7 @@ describe('exports of the registry', () => {
       generation: 2,
       attachmentId: newer.attachmentId,
     });
-    expect(reactor.calls).toEqual([`add ${volumeId}`, `remove ${volumeId}`, `add ${volumeId}`]);
+    expect(reactor.listened).toEqual([`add ${volumeId}`, `remove ${volumeId}`, `add ${volumeId}`]);
     expect(await codeOf(registry.putExport(volumeId, request))).toBe('stale-generation');
     expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: true }))).toBe(
       'stale-generation',
@@ -278,7 +262,49 @@ describe('exports of the registry', () => {
     open();
     await Promise.all([put, removal]);
     expect(await again).toBe('stale-generation');
-    expect(reactor.calls).toEqual([`add ${volumeId}`, `remove ${volumeId}`]);
+    expect(reactor.listened).toEqual([`add ${volumeId}`, `remove ${volumeId}`]);
+  });
+});
+
+describe('the chain of a volume that the registry serves', () => {
+  it('is attached in the pool exactly while it is served', async () => {
+    expect(pool.attached.has(volumeId)).toBe(false);
+    await registry.putExport(volumeId, request);
+    expect(pool.attached.has(volumeId)).toBe(true);
+    await registry.putExport(volumeId, newer);
+    expect(pool.attached.has(volumeId)).toBe(true);
+    await registry.deleteExport(volumeId, { generation: 2, force: true });
+    expect(pool.attached.has(volumeId)).toBe(false);
+  });
+
+  it('is not attached when it could not be served', async () => {
+    reactor.failNext = new Error('no descriptors left');
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('export-failed');
+    expect(pool.attached.has(volumeId)).toBe(false);
+  });
+
+  it('stays attached while its rings do not stop', async () => {
+    await registry.putExport(volumeId, request);
+    vi.spyOn(reactor, 'removeExport').mockRejectedValueOnce(new Error('draining took too long'));
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: true }))).toBe(
+      'export-failed',
+    );
+    expect(pool.attached.has(volumeId)).toBe(true);
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: true }))).toBe('done');
+    expect(pool.attached.has(volumeId)).toBe(false);
+  });
+
+  it('is changed in the rings when the pool changes it', async () => {
+    await registry.putExport(volumeId, request);
+    const live = pool.attached.get(volumeId)!;
+    await live.barrier();
+    await live.chainChanged({ volumeId, sizeBytes: MIB, layers: [] });
+    await registry.switchHeads([{ volumeId, chain: { volumeId, sizeBytes: MIB, layers: [] } }]);
+    expect(reactor.calls.slice(1)).toEqual([
+      `barrier ${volumeId}`,
+      `change ${volumeId}`,
+      `switch ${volumeId}`,
+    ]);
   });
 });
 

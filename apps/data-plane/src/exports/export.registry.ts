@@ -1,10 +1,11 @@
 // Which volumes this node has and which of them it serves. Every verb is idempotent and safe to repeat
 // after a crash at any step:
 //
-//   put export:     remember (fence + export) -> listen      a crash between them: boot listens
-//   delete export:  stop listening -> forget, close fence    a crash between them: boot listens again, the verb is repeated
-//   delete volume:  remember the deletion -> remove files    a crash between them: the verb is repeated
+//   put export:     remember (fence + export) -> attach, listen   a crash between them: boot listens
+//   delete export:  stop listening, detach -> forget, close fence  a crash between them: boot listens again, the verb is repeated
+//   delete volume:  remember the deletion -> remove files          a crash between them: the verb is repeated
 //
+// A volume is attached in its pool as long as it is served, so that the pool tells of every change of its chain.
 // Verbs of one volume run one after the other; volumes do not wait for each other.
 import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,7 +22,7 @@ import {
 } from '@cairn/agent';
 import { isId, noFaultPoints, type FaultPoints, type VolumeId } from '@cairn/domain';
 import type { ExportStatus, Reactors } from '@cairn/block-export';
-import type { VolumeRecord, VolumeStore } from '@cairn/storage';
+import type { SwitchHeads, VolumeRecord, VolumeStore } from '@cairn/storage';
 import { KeyedQueue } from './keyed-queue.js';
 import { agentErrorOf } from './storage-refusals.js';
 import type { PersistedExport, VolumeState, VolumeStates } from './volume-states.js';
@@ -29,11 +30,14 @@ import type { PersistedExport, VolumeState, VolumeStates } from './volume-states
 /** The part of the volume store that verbs use. */
 export type VolumePool = Pick<
   VolumeStore,
-  'create' | 'find' | 'list' | 'delete' | 'chain' | 'filePath' | 'allocatedBytes' | 'capacity' | 'poolId'
+  'create' | 'find' | 'list' | 'delete' | 'attach' | 'detach' | 'allocatedBytes' | 'capacity' | 'poolId'
 >;
 
 /** The part of the reactor that verbs use. */
-export type ExportReactor = Pick<Reactors, 'addExport' | 'removeExport' | 'status' | 'statuses'>;
+export type ExportReactor = Pick<
+  Reactors,
+  'addExport' | 'removeExport' | 'switchHeads' | 'changeChain' | 'barrier' | 'status' | 'statuses'
+>;
 
 /** What a registry works with. */
 export interface ExportRegistryParts {
@@ -55,6 +59,9 @@ const rememberDeletedMs = 7 * 24 * 3600 * 1000;
 
 /** The volumes and exports of the node. */
 export class ExportRegistry {
+  /** For snapshots of volumes that are served: lets their rings go over to new heads. */
+  readonly switchHeads: SwitchHeads = (switches) => this.reactor.switchHeads(switches);
+
   private readonly logger = new Logger(ExportRegistry.name);
   private readonly queue = new KeyedQueue();
   /** Why an export that should listen does not. */
@@ -147,7 +154,7 @@ export class ExportRegistry {
       let persisted = before.export;
       if (persisted === undefined || generation > before.generation) {
         // A newer generation says that the older attachment is over, whoever still uses it.
-        if (persisted !== undefined) await this.reactor.removeExport(volumeId);
+        if (persisted !== undefined) await this.stopServing(volumeId);
         persisted = { attachmentId, readOnly, numQueues };
         await this.states.put({ ...before, generation, export: persisted });
         this.faultPoints.reach('data-plane.after-remember');
@@ -168,7 +175,7 @@ export class ExportRegistry {
         if (status?.connected === true && !force) {
           throw new AgentError('export-busy', `a front-end is connected to the export of ${volumeId}`);
         }
-        await this.reactor.removeExport(volumeId);
+        await this.stopServing(volumeId);
         this.failures.delete(volumeId);
       }
       if (before.export === undefined && before.closedGeneration >= generation) return;
@@ -185,38 +192,40 @@ export class ExportRegistry {
     );
   }
 
-  /** Runs a task on volumes that nobody is served, nor will be until it has ended. Throws `volume-exported`. */
-  whileDetached<Value>(volumeIds: readonly VolumeId[], task: () => Promise<Value>): Promise<Value> {
-    const [first, ...others] = volumeIds.toSorted();
-    if (first === undefined) return task();
-    return this.queue.run(first, async () => {
-      if (this.stateOf(first).export === undefined) return this.whileDetached(others, task);
-      throw new AgentError('volume-exported', `${first} is attached`);
-    });
-  }
-
   private async listen(volumeId: VolumeId, persisted: PersistedExport): Promise<void> {
     try {
-      if (this.pool.chain(volumeId).layers.length > 1) {
-        throw new AgentError(
-          'export-failed',
-          `${volumeId} has snapshots: it is served once they are deleted`,
-        );
-      }
-      await this.reactor.addExport({
-        id: volumeId,
-        filePath: this.pool.filePath(volumeId),
-        socketPath: this.socketPathOf(volumeId),
-        readOnly: persisted.readOnly,
-        numQueues: persisted.numQueues,
-        cache: this.settings.cache,
-        serial: volumeId,
+      // One whose removal took too long may have gone by itself since then.
+      await this.stopServing(volumeId);
+      const chain = await this.pool.attach(volumeId, {
+        barrier: () => this.reactor.barrier(volumeId),
+        chainChanged: (changed) => this.reactor.changeChain(changed),
       });
+      try {
+        await this.reactor.addExport({
+          id: volumeId,
+          filePath: chain.layers.at(-1)!.path,
+          chain,
+          socketPath: this.socketPathOf(volumeId),
+          readOnly: persisted.readOnly,
+          numQueues: persisted.numQueues,
+          cache: this.settings.cache,
+          serial: volumeId,
+        });
+      } catch (error) {
+        await this.pool.detach(volumeId);
+        throw error;
+      }
       this.failures.delete(volumeId);
     } catch (error) {
       this.failures.set(volumeId, error instanceof Error ? error.message : String(error));
       throw error;
     }
+  }
+
+  /** Not before its rings have stopped is a volume's chain the pool's alone again. */
+  private async stopServing(volumeId: VolumeId): Promise<void> {
+    await this.reactor.removeExport(volumeId);
+    await this.pool.detach(volumeId);
   }
 
   /** A killed process leaves its sockets behind; only those of volumes of this pool are ours to remove. */

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AgentError } from '@cairn/agent';
-import { newId, type VolumeId } from '@cairn/domain';
+import { newId } from '@cairn/domain';
 import { VolumeStore } from '@cairn/storage';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { ExportRegistry } from '../exports/export.registry.js';
@@ -11,20 +11,17 @@ import { NodeSnapshots } from './node-snapshots.js';
 let directory: string;
 let store: VolumeStore;
 let deleted = 0;
-let attached: VolumeId | undefined;
+let switched: string[][];
 let snapshots: NodeSnapshots;
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'cairn-snapshots-'));
   store = await VolumeStore.open({ directory });
   deleted = 0;
-  attached = undefined;
+  switched = [];
   // Only the one verb of the registry that is called; it is tested with the registry itself.
-  const exports: Pick<ExportRegistry, 'whileDetached'> = {
-    whileDetached: async (ids, task) => {
-      if (attached !== undefined && ids.includes(attached)) throw new AgentError('volume-exported', attached);
-      return task();
-    },
+  const exports: Pick<ExportRegistry, 'switchHeads'> = {
+    switchHeads: async (switches) => void switched.push(switches.map(({ volumeId }) => volumeId)),
   };
   snapshots = new NodeSnapshots({ pool: store, exports, deleted: () => void (deleted += 1) });
 });
@@ -75,13 +72,19 @@ describe('NodeSnapshots', () => {
     ];
     expect(await codeOf(snapshots.take({ snapshots: both }))).toBe('volume-not-found false');
     expect(snapshots.list()).toEqual([]);
-    attached = here;
-    const one = { snapshots: [{ snapshotId, volumeId: here }] };
-    expect(await codeOf(snapshots.take(one))).toBe('volume-exported true');
-    attached = undefined;
-    await snapshots.take(one);
+    await snapshots.take({ snapshots: [{ snapshotId, volumeId: here }] });
     const other = [{ snapshotId, volumeId: await volume() }];
     expect(await codeOf(snapshots.take({ snapshots: other }))).toBe('snapshot-exists false');
+  });
+
+  it('lets those volumes of a group that are served go over to their new heads', async () => {
+    const [idle, served, other] = [await volume(), await volume(), await volume()];
+    const live = { barrier: async () => undefined, chainChanged: async () => undefined };
+    for (const id of [served, other]) await store.attach(id, live);
+    const wanted = [idle, served, other].map((volumeId) => ({ snapshotId: newId('snap'), volumeId }));
+    await snapshots.take({ snapshots: wanted, groupId: newId('grp') });
+    expect(switched).toEqual([[served, other]]);
+    expect(snapshots.list()).toHaveLength(3);
   });
 
   it('deletes one that is there and one that is not, and has the bytes given back', async () => {

@@ -10,7 +10,7 @@ export type SnapshotPool = Pick<VolumeStore, 'snapshots'>;
 /** What the verbs work with. */
 export interface NodeSnapshotsParts {
   readonly pool: SnapshotPool;
-  readonly exports: Pick<ExportRegistry, 'whileDetached'>;
+  readonly exports: Pick<ExportRegistry, 'switchHeads'>;
   /** Told when something was deleted, of which the bytes may be given back. */
   readonly deleted: () => void;
   readonly faultPoints?: FaultPoints;
@@ -27,10 +27,9 @@ export class NodeSnapshots {
   /** See AgentClient.takeSnapshots. */
   take({ snapshots, groupId }: TakeSnapshots): Promise<AgentSnapshot[]> {
     return this.verb(async () => {
-      const volumeIds = snapshots.map(({ volumeId }) => volumeId);
-      const taken = await this.parts.exports.whileDetached(volumeIds, () =>
-        this.parts.pool.snapshots.take(snapshots, groupId === undefined ? {} : { group: groupId }),
-      );
+      const { pool, exports } = this.parts;
+      const group = groupId === undefined ? {} : { group: groupId };
+      const taken = await pool.snapshots.take(snapshots, { switchHeads: exports.switchHeads, ...group });
       return taken.flatMap(snapshotOf);
     });
   }
