@@ -22,7 +22,12 @@ const faultsOf = (env: Record<string, string>): Record<string, string> => {
 describe('the data-plane configuration', () => {
   it('serves without a control plane', () => {
     const config = read(complete);
-    expect(config).toMatchObject({ port: 8701, cache: 'writeback', overcommitRatio: 10 });
+    expect(config).toMatchObject({
+      port: 8701,
+      cache: 'writeback',
+      overcommitRatio: 10,
+      lowSpacePercent: 10,
+    });
     expect(config.heartbeat).toBeUndefined();
   });
 
@@ -45,11 +50,17 @@ describe('the data-plane configuration', () => {
   });
 
   it('lists every fault at once', () => {
-    const faults = faultsOf({ CAIRN_AGENT_PORT: '70000', CAIRN_CACHE: 'none', CAIRN_OVERCOMMIT_RATIO: '0' });
+    const faults = faultsOf({
+      CAIRN_AGENT_PORT: '70000',
+      CAIRN_CACHE: 'none',
+      CAIRN_OVERCOMMIT_RATIO: '0',
+      CAIRN_LOW_SPACE_PERCENT: '100',
+    });
     expect(Object.keys(faults).sort()).toEqual([
       'CAIRN_AGENT_PORT',
       'CAIRN_AGENT_TOKEN',
       'CAIRN_CACHE',
+      'CAIRN_LOW_SPACE_PERCENT',
       'CAIRN_OVERCOMMIT_RATIO',
       'CAIRN_POOL_DIR',
       'CAIRN_SOCKET_DIR',

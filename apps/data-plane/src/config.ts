@@ -16,6 +16,8 @@ export interface DataPlaneConfig {
   readonly socketDirectory: string;
   readonly stateDirectory: string;
   readonly overcommitRatio: number;
+  /** A warning is given below so much free space of a pool; 0: never. */
+  readonly lowSpacePercent: number;
   readonly cache: 'direct' | 'writeback';
   /** How fast deleted bytes are given back in the background, beside what guests do. */
   readonly coalesceBytesPerSecond: number;
@@ -72,6 +74,7 @@ export function readConfig(
     poolDirectory: absolutePath(reader, 'CAIRN_POOL_DIR', 'the files of volumes'),
     socketDirectory,
     stateDirectory: absolutePath(reader, 'CAIRN_STATE_DIR', 'what the node remembers across restarts'),
+    lowSpacePercent: reader.integer('CAIRN_LOW_SPACE_PERCENT', 10, { min: 0, max: 99 }),
     overcommitRatio: reader.integer('CAIRN_OVERCOMMIT_RATIO', 10, { min: 1, max: 1000 }),
     cache: reader.oneOf('CAIRN_CACHE', ['writeback', 'direct'], 'writeback'),
     coalesceBytesPerSecond:

@@ -32,6 +32,7 @@ export async function startDataPlane(config: DataPlaneConfig, version: string): 
       version,
       poolDirectory: config.poolDirectory,
       pool: node.store,
+      lowSpacePercent: config.lowSpacePercent,
       registry: node.registry,
     });
     const app = await listen(config, node, report);

@@ -62,6 +62,19 @@ export interface AgentPool {
   readonly freeBytes: number;
   readonly provisionedBytes: number;
   readonly volumes: number;
+  /** Less is free than the node was told to warn of. */
+  readonly lowSpace: boolean;
+  /** What was found when the pool was opened. */
+  readonly fileSystem: AgentFileSystem;
+}
+
+/** What a pool's file system can do, and what an fsync on it is worth as far as that can be seen. */
+export interface AgentFileSystem {
+  readonly reflink: boolean;
+  /** What O_DIRECT needs of memory, and of offsets and lengths, in bytes; 0: unknown, or no O_DIRECT. */
+  readonly directMemoryAlignment: number;
+  readonly directOffsetAlignment: number;
+  readonly fsync: 'in-memory' | 'no-barriers' | 'as-told';
 }
 
 /** The node: who it is, what it has room for, what it serves. */
@@ -160,6 +173,13 @@ export function readAgentNode(reader: ObjectReader): AgentNode {
       freeBytes: pool.integer('freeBytes', count),
       provisionedBytes: pool.integer('provisionedBytes', count),
       volumes: pool.integer('volumes', count),
+      lowSpace: pool.flag('lowSpace'),
+      fileSystem: pool.object('fileSystem', (found) => ({
+        reflink: found.flag('reflink'),
+        directMemoryAlignment: found.integer('directMemoryAlignment', count),
+        directOffsetAlignment: found.integer('directOffsetAlignment', count),
+        fsync: found.word('fsync', ['in-memory', 'no-barriers', 'as-told']),
+      })),
     })),
     exports: reader.object('exports', (inner) => ({
       total: inner.integer('total', count),

@@ -28,7 +28,7 @@ export {
   type PoolFinding,
   scrubPoolAt,
 } from './fsck.js';
-export { type PoolAbilities } from './pool-probe.js';
+export { type FsyncPromise, type PoolAbilities } from './pool-probe.js';
 export { type SnapshotRecord, type SnapshotState, type VolumeManifest } from './records.js';
 export { type PreparedSnapshots, type SnapshotRequest } from './snapshots.js';
 export { type LayerDamage, type ScrubOptions, type ScrubReport } from './scrub.js';

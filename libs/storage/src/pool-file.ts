@@ -13,6 +13,7 @@ const UNPROBED: PoolAbilities = {
   directMemoryAlignment: 0,
   directOffsetAlignment: 0,
   zeroMapOffsetBytes: 2 ** 41,
+  fsync: 'as-told',
 };
 
 /**
@@ -62,10 +63,11 @@ export async function readPoolFile(
       remedy: 'Put back the file from a backup, or give an empty directory',
     });
   }
-  return { poolId, abilities: isAbilities(abilities) ? abilities : undefined, text };
+  return { poolId, abilities: isAbilities(abilities) ? { ...UNPROBED, ...abilities } : undefined, text };
 }
 
-const isAbilities = (value: unknown): value is PoolAbilities => {
+/** Older versions did not look at fsync. */
+const isAbilities = (value: unknown): value is Omit<PoolAbilities, 'fsync'> & Partial<PoolAbilities> => {
   if (typeof value !== 'object' || value === null) return false;
   const { reflink, directMemoryAlignment, directOffsetAlignment, zeroMapOffsetBytes } =
     value as Partial<PoolAbilities>;

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, rm, statfs } from 'node:fs/promises';
+import { type FileHandle, open, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { check, native } from '@cairn/native';
 import { SCRATCH_MARK } from './atomic-file.js';
@@ -23,7 +23,18 @@ export interface PoolAbilities {
   directOffsetAlignment: number;
   /** Where layers have their zero map; also the most that a layer over a parent can hold. */
   zeroMapOffsetBytes: number;
+  /** What a successful fsync is worth, as far as it can be seen. */
+  fsync: FsyncPromise;
 }
+
+/**
+ * `in-memory`: nothing outlives the host; `no-barriers`: mounted so that a disk's cache is not flushed; `as-told`: whether
+ * the disk tells the truth cannot be seen.
+ */
+export type FsyncPromise = 'in-memory' | 'no-barriers' | 'as-told';
+
+const TMPFS = 0x0102_1994;
+const RAMFS = 0x8584_58f6;
 
 /**
  * Proves that a directory's file system can hold volumes: a block written into a hole must show as exactly that data,
@@ -57,6 +68,7 @@ export async function probePool(directory: string): Promise<PoolAbilities> {
       directMemoryAlignment: memory,
       directOffsetAlignment: offset,
       zeroMapOffsetBytes: await farthestZeroMap(file),
+      fsync: await fsyncPromiseOf(directory),
     };
     return abilities;
   } catch (error) {
@@ -105,3 +117,25 @@ async function farthestZeroMap(file: FileHandle): Promise<number> {
     remedy: 'Use ext4, XFS, Btrfs or tmpfs with 4 KiB blocks',
   });
 }
+
+async function fsyncPromiseOf(directory: string): Promise<FsyncPromise> {
+  const { type } = await statfs(directory);
+  if (type === TMPFS || type === RAMFS) return 'in-memory';
+  const { dev } = await stat(directory);
+  const mounts = await readFile('/proc/self/mountinfo', 'utf8').catch(() => '');
+  return hasNoBarriers(mounts, dev) ? 'no-barriers' : 'as-told';
+}
+
+/** Is the file system of a device mounted without write barriers? `mounts` is /proc/self/mountinfo, of proc(5). */
+export const hasNoBarriers = (mounts: string, dev: number): boolean => {
+  // As makedev(3) has them.
+  const major = Math.floor(dev / 256) % 4096;
+  const minor = (dev % 256) + Math.floor(dev / 2 ** 20) * 256;
+  return mounts.split('\n').some((line) => {
+    const [, , device] = line.split(' ');
+    const options = line.split(' ').at(-1)!.split(',');
+    return (
+      device === `${major}:${minor}` && options.some((each) => each === 'nobarrier' || each === 'barrier=0')
+    );
+  });
+};

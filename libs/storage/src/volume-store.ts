@@ -57,6 +57,8 @@ export class VolumeStore {
 
   private constructor(
     private readonly pool: Pool,
+    /** What the pool's file system can do, as it was found when the pool was opened. */
+    readonly abilities: PoolAbilities,
     private readonly unlock: () => void,
   ) {
     this.snapshots = new Snapshots(pool);
@@ -96,7 +98,7 @@ export class VolumeStore {
       });
       await loadPool(pool);
       await recoverPool(pool);
-      return new VolumeStore(pool, unlock);
+      return new VolumeStore(pool, abilities, unlock);
     } catch (error) {
       unlock();
       throw storageErrorOf('open pool', directory, error);

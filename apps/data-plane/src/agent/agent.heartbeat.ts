@@ -61,7 +61,14 @@ export class AgentHeartbeat {
       version,
       exports: exports.total,
       connectedExports: exports.connected,
-      pools: [...pools],
+      pools: pools.map(({ id: poolId, directory, totalBytes, freeBytes, provisionedBytes, volumes }) => ({
+        id: poolId,
+        directory,
+        totalBytes,
+        freeBytes,
+        provisionedBytes,
+        volumes,
+      })),
     };
     const { id: nodeId, ...body } = heartbeat;
     const response = await fetch(new URL(`/v1/nodes/${nodeId}/heartbeat`, this.config.controlPlaneUrl), {

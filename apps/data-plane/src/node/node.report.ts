@@ -1,6 +1,8 @@
 import type { AgentNode } from '@cairn/agent';
 import type { NodeId, PoolId } from '@cairn/domain';
-import type { ExportRegistry, VolumePool } from '../exports/export.registry.js';
+import type { VolumeStore } from '@cairn/storage';
+import type { ExportRegistry } from '../exports/export.registry.js';
+import { isLowOnSpace } from './pool-space.js';
 
 /** What a report is made of. */
 export interface NodeReportSources {
@@ -9,7 +11,9 @@ export interface NodeReportSources {
   readonly nodeName: string;
   readonly version: string;
   readonly poolDirectory: string;
-  readonly pool: Pick<VolumePool, 'list' | 'capacity'>;
+  readonly pool: Pick<VolumeStore, 'list' | 'capacity' | 'abilities'>;
+  /** Below so much free space, of the whole, the pool is said to be low on it. */
+  readonly lowSpacePercent: number;
   readonly registry: Pick<ExportRegistry, 'listExports'>;
 }
 
@@ -19,13 +23,24 @@ export class NodeReport {
 
   /** Throws when the pool's file system or the reactor does not answer. */
   async describe(): Promise<AgentNode> {
-    const { nodeId, poolId, nodeName, version, poolDirectory, pool, registry } = this.sources;
+    const { nodeId, poolId, nodeName, version, poolDirectory, pool, registry, lowSpacePercent } =
+      this.sources;
+    const { reflink, directMemoryAlignment, directOffsetAlignment, fsync } = pool.abilities;
     const [capacity, exports] = await Promise.all([pool.capacity(), registry.listExports()]);
     return {
       id: nodeId,
       name: nodeName,
       version,
-      pools: [{ id: poolId, directory: poolDirectory, ...capacity, volumes: pool.list().length }],
+      pools: [
+        {
+          id: poolId,
+          directory: poolDirectory,
+          ...capacity,
+          volumes: pool.list().length,
+          lowSpace: isLowOnSpace(capacity, lowSpacePercent),
+          fileSystem: { reflink, directMemoryAlignment, directOffsetAlignment, fsync },
+        },
+      ],
       exports: {
         total: exports.length,
         connected: exports.filter(({ state }) => state === 'connected').length,

@@ -10,6 +10,7 @@ import { Coalescing } from '../snapshots/coalescing.js';
 import { NodeSnapshots } from '../snapshots/node-snapshots.js';
 import { StartRefused } from '../start-refused.js';
 import { openNodeIdentity } from './node.identity.js';
+import { PoolSpaceWatch } from './pool-space.js';
 
 /** What the data plane serves with, open and restored. */
 export interface OpenNode {
@@ -29,6 +30,9 @@ const drainTimeoutMs = 10_000;
 
 /** Layers that could not be folded while a guest wrote to them are looked at again this often. */
 const coalesceIntervalMs = 60_000;
+
+/** Free space is looked at this often. */
+const spaceIntervalMs = 10_000;
 
 const storeFault = (step: Step) => `store.${step}` as const;
 
@@ -69,7 +73,13 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
     const snapshots = new NodeSnapshots({ pool: store, exports: registry, deleted, faultPoints });
     // What a crash interrupted goes on.
     coalescing.start();
+    const space = new PoolSpaceWatch(store, {
+      lowPercent: config.lowSpacePercent,
+      intervalMs: spaceIntervalMs,
+    });
+    space.start();
     const close = async (): Promise<void> => {
+      space.stop();
       await coalescing.stop();
       await reactor.stop({ drainTimeoutMs });
       await store.close();
