@@ -66,6 +66,11 @@ export class SplitVirtqueue {
     if (left) {
       this.nextAvailIdx = left.nextAvail;
       if (left.heads.length > 0) this.resumed = left.heads;
+    } else {
+      // A front-end that lost its connection names the used index of that moment; what was in flight then has been
+      // answered since. Where nothing is in flight, all that was taken is in the used ring.
+      const answered = (this.nextUsed - this.nextAvailIdx) & U16;
+      if (answered <= config.size) this.nextAvailIdx = this.nextUsed;
     }
     this.seenAvailIdx = this.nextAvailIdx;
   }
