@@ -131,6 +131,21 @@ describe.each([
     expect(Buffer.from(await disk.read(0, 512))).toEqual(Buffer.alloc(512, 4));
   });
 
+  it('goes on after a kill that comes between SET_STATUS 0 and GET_VRING_BASE', async () => {
+    const disk = await open({ inflight: true, timeoutMs: 60_000 });
+    for (let i = 0; i < 5; i += 1) await disk.write(i * 4096, Buffer.alloc(4096, i + 1));
+    await disk.setWriteback(false);
+    await disk.frontend.setStatus(0);
+    await served.backEnd.kill();
+    await served.restart();
+    await disk.reconnect(served.sockets[0]!, { patienceMs: 10_000 });
+    for (let i = 5; i < 10; i += 1) await disk.write(i * 4096, Buffer.alloc(4096, i + 1));
+    for (let i = 0; i < 10; i += 1)
+      expect(Buffer.from(await disk.read(i * 4096, 4096))).toEqual(Buffer.alloc(4096, i + 1));
+    expect((await disk.readConfig()).writeback).toBe(0);
+    await disk.setWriteback(true);
+  });
+
   it('goes on in a new process with what the killed one had in flight, once each', async () => {
     const disk = await open({ inflight: true, timeoutMs: 60_000 });
     const random = new Random(77);

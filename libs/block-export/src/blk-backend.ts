@@ -156,6 +156,16 @@ export class BlkBackend implements VhostUserBackend {
     return done(accepted);
   }
 
+  /** Whether the cache is on: QEMU does not repeat it to the process that comes after one that was killed. */
+  get driverState(): number {
+    return this.config.writeback ? 1 : 0;
+  }
+
+  restoreDriverState(state: number): void {
+    this.config.writeback = state !== 0;
+    this.applyCachePolicy();
+  }
+
   /** A new front-end, or a driver that starts over, finds the device as it was made. */
   reset(): void {
     this.features = FeatureSet.of();

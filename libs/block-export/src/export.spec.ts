@@ -226,6 +226,26 @@ describe('an export on its loop', () => {
     expect(statusOf(one).bytesWritten).toBe(4096);
   });
 
+  it.each([false, true])(
+    'leaves the cache off for a driver that goes on in a new process, and on for another: packed=%s',
+    async (packed) => {
+      const before = serve();
+      const disk = await attach({ inflight: true, packed });
+      await during(disk.setWriteback(false));
+      exports.splice(exports.indexOf(before), 1);
+      await during(closed(before));
+      const after = serve();
+      await during(disk.reconnect(socketPath));
+      expect((await during(disk.readConfig())).writeback).toBe(0);
+      expect(arenas.get(after)!.shared.writeThrough).toBe(true);
+      await during(disk.write(0, Buffer.alloc(4096, 1)));
+      await during(disk.detach());
+      rounds(20);
+      expect((await attach({ inflight: true, packed })).config.writeback).toBe(1);
+      expect(arenas.get(after)!.shared.writeThrough).toBe(false);
+    },
+  );
+
   it('zeroes by plain writes where the file system has no other way', async () => {
     writeFileSync(filePath, Buffer.alloc(MIB, 0x5a));
     const one = serve();

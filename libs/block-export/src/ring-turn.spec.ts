@@ -45,6 +45,12 @@ class NotingDevice implements VhostUserBackend {
     done(true);
   }
 
+  driverState = 1;
+
+  restoreDriverState(state: number): void {
+    this.log.push(`restore ${state}`);
+  }
+
   reset(): void {
     this.log.push('reset');
   }
@@ -151,10 +157,12 @@ describe('a turn of rings', () => {
     const accepted: boolean[] = [];
     destination.writeConfig(32, Uint8Array.of(0), (one) => accepted.push(one));
     destination.reset();
+    destination.restoreDriverState(0);
     expect(device.log).toEqual([]);
     source.writeConfig(32, Uint8Array.of(0), (one) => accepted.push(one));
+    source.restoreDriverState(0);
     source.reset();
-    expect(device.log).toEqual(['config', 'reset']);
+    expect(device.log).toEqual(['config', 'restore 0', 'reset']);
     expect(accepted).toEqual([false, true]);
   });
 });

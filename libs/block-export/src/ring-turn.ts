@@ -135,6 +135,14 @@ export class TurnMember implements VhostUserBackend {
     return this.turn.device.writeConfig(offset, data, done);
   }
 
+  get driverState(): number {
+    return this.turn.device.driverState;
+  }
+
+  restoreDriverState(state: number): void {
+    if (this.turn.mayDrive(this)) this.turn.device.restoreDriverState(state);
+  }
+
   reset(): void {
     this.features = FeatureSet.of();
     if (this.turn.mayDrive(this)) this.turn.device.reset();

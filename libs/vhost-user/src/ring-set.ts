@@ -56,12 +56,15 @@ export class RingSet {
   }
 
   setBase(index: number, nextAvail: number): void {
-    this.stopped(index).nextAvail = nextAvail;
+    const vring = this.stopped(index);
+    if (vring.halted) this.settle(vring);
+    vring.nextAvail = nextAvail;
   }
 
   /** Forgets the past of a ring that is not running: from here on the front-end alone says where it goes on. */
   settle(vring: Vring): void {
     this.areas.settleRing(vring, this.layout);
+    vring.halted = false;
   }
 
   /** Takes new addresses; true when the ring's log address has changed, too, which needs all rings stopped. */
@@ -77,7 +80,6 @@ export class RingSet {
   /** Every ring waits to be set up and enabled anew; none may be running. */
   disableAll(): void {
     for (const vring of this.all) {
-      this.settle(vring);
       vring.started = false;
       vring.enabled = false;
     }
@@ -86,7 +88,10 @@ export class RingSet {
   /** The device was reset: every ring is as at first; none may be running. */
   reset(): void {
     this.disableAll();
-    for (const vring of this.all) vring.nextAvail = 0;
+    for (const vring of this.all) {
+      this.settle(vring);
+      vring.nextAvail = 0;
+    }
     this.features = FeatureSet.of();
   }
 
@@ -105,6 +110,7 @@ export class RingSet {
     const inflight = this.areas.inflightOf(vring, this.layout);
     const log = this.features.has(FEATURE.VHOST_LOG_ALL) ? this.areas.logSlice : undefined;
     vring.running = true;
+    vring.halted = false;
     this.backend.startRing({
       index: vring.index,
       size: vring.size,
@@ -128,6 +134,7 @@ export class RingSet {
     if (!vring.running) return done();
     const stopped = (nextAvail: number): void => {
       vring.running = false;
+      vring.halted = true;
       vring.nextAvail = nextAvail;
       done();
     };

@@ -261,9 +261,10 @@ describe('the record of requests in flight', () => {
 
   it('is made for the front-end to keep (vhost-user, GET_INFLIGHT_FD)', async () => {
     await rig.negotiate(RIG_FEATURES, PROTOCOL);
-    // 16 bytes and 16 an entry, in steps of 64.
-    expect(await get(2, 8)).toMatchObject({ sizeBytes: 2 * 192, offsetBytes: 0, numQueues: 2, queueSize: 8 });
-    expect(await get(1, 128)).toMatchObject({ sizeBytes: 2112, numQueues: 1, queueSize: 128 });
+    // 16 bytes and 16 an entry, in steps of 64; 64 more for what the driver has set.
+    const two = { sizeBytes: 2 * 192 + 64, offsetBytes: 0, numQueues: 2, queueSize: 8 };
+    expect(await get(2, 8)).toMatchObject(two);
+    expect(await get(1, 128)).toMatchObject({ sizeBytes: 2112 + 64, numQueues: 1, queueSize: 128 });
   });
 
   it('answers as long as it was asked: QEMU pads its structure to 24 bytes', async () => {
@@ -272,7 +273,7 @@ describe('the record of requests in flight', () => {
     question.writeUInt16LE(1, 16);
     question.writeUInt16LE(8, 18);
     const { payload, fds } = await during(front.ask(MESSAGE.GET_INFLIGHT_FD, question));
-    expect([payload.length, Number(payload.readBigUInt64LE(0)), fds.length]).toEqual([24, 192, 1]);
+    expect([payload.length, Number(payload.readBigUInt64LE(0)), fds.length]).toEqual([24, 192 + 64, 1]);
     for (const fd of fds) closeSync(fd);
   });
 
@@ -312,17 +313,86 @@ describe('the record of requests in flight', () => {
     expect(seen.every((byte) => byte === 0)).toBe(true);
   });
 
-  it('is cleared by a reset of the device', async () => {
+  /** Ring 0 runs with a record full of one byte; whether it is still as it was, or cleared. */
+  const runMarked = async (area: InflightArea) => {
     await rig.negotiate(RIG_FEATURES, PROTOCOL);
     await during(front.setMemTable(ram));
-    await during(front.setInflightFd(await get()));
+    await during(front.setInflightFd(area));
     await rig.run();
     const { address, sizeBytes } = backend.starts.get(0)!.inflight!;
     native.poke(address, new Uint8Array(sizeBytes).fill(0x5a), 0, sizeBytes);
+    return () => {
+      const seen = new Uint8Array(sizeBytes);
+      native.peek(address, seen, 0, sizeBytes);
+      const [first] = seen;
+      return seen.every((byte) => byte === first) ? first : 'mixed';
+    };
+  };
+
+  it('is cleared by a reset of the device', async () => {
+    await rig.negotiate(RIG_FEATURES, PROTOCOL);
+    const record = await runMarked(await get());
     await during(front.resetDevice());
-    const seen = new Uint8Array(sizeBytes);
-    native.peek(address, seen, 0, sizeBytes);
-    expect(seen.every((byte) => byte === 0)).toBe(true);
+    expect(record()).toBe(0);
+  });
+
+  it('outlives SET_STATUS 0, for who has not asked yet where the ring stopped, until a new base', async () => {
+    await rig.negotiate(RIG_FEATURES, PROTOCOL);
+    const record = await runMarked(await get());
+    await during(front.setStatus(0));
+    expect(record()).toBe(0x5a);
+    await during(front.setVringBase(0, 0));
+    expect(record()).toBe(0);
+  });
+
+  it('is believed, not the base, when the front-end gives it to a new session', async () => {
+    await rig.negotiate(RIG_FEATURES, PROTOCOL);
+    const area = await get();
+    const record = await runMarked(area);
+    await during(front.setStatus(0));
+    const next = new SessionRig();
+    try {
+      await next.negotiate(RIG_FEATURES, PROTOCOL);
+      await next.during(next.front.setMemTable(next.ram));
+      await next.during(next.front.setInflightFd(area));
+      await next.run();
+      expect(record()).toBe(0x5a);
+    } finally {
+      next.close();
+    }
+  });
+
+  it('carries what the driver has set to the next session, and to no other driver', async () => {
+    await rig.negotiate(RIG_FEATURES, PROTOCOL);
+    const [area, other] = [await get(), await get()];
+    await during(front.setInflightFd(area));
+    backend.driverState = 0;
+    await during(front.setConfig(32, Uint8Array.of(0)));
+    const next = new SessionRig();
+    try {
+      await next.negotiate(RIG_FEATURES, PROTOCOL);
+      await next.during(next.front.setInflightFd(other));
+      expect(next.backend.driverState).toBe(1);
+      await next.during(next.front.setInflightFd(area));
+      expect(next.backend.driverState).toBe(0);
+      expect(next.backend.log).toContain('restore 0');
+      await next.during(next.front.resetDevice());
+      await next.during(next.front.setInflightFd(area));
+      expect(next.backend.driverState).toBe(1);
+    } finally {
+      next.close();
+    }
+  });
+
+  it('carries nothing in an area that another back-end has made', async () => {
+    await rig.negotiate(RIG_FEATURES, PROTOCOL);
+    const { fd } = await get();
+    const foreign = new InflightArea(fd, 2 * 192, 0, 2, 8);
+    await during(front.setInflightFd(foreign));
+    backend.driverState = 0;
+    await during(front.setConfig(32, Uint8Array.of(0)));
+    await during(front.setInflightFd(foreign));
+    expect(backend.log).not.toContain('restore 0');
   });
 
   it('serves no ring that has more entries than it', async () => {

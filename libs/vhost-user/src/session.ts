@@ -279,7 +279,7 @@ export class Session {
   /** Makes the area in which requests in flight are tracked, and gives it to the front-end to keep. */
   private getInflight(message: Message): void {
     const { numQueues, queueSize } = message.inflight();
-    const sizeBytes = this.areas.inflightBytes(numQueues, queueSize, this.rings.layout);
+    const sizeBytes = this.areas.newInflightBytes(numQueues, queueSize, this.rings.layout);
     const fd = check('memfd_create', native.memfd('cairn-inflight', sizeBytes));
     try {
       const payload = inflightPayload(
@@ -295,6 +295,9 @@ export class Session {
   private setInflight(message: Message, keep: Keep): void {
     if (this.rings.anyRunning) throw new VhostUserError('vring-running');
     this.areas.useInflight(message.inflight(), keep(onlyFd(message)), this.rings.layout);
+    const { driverState } = this.areas;
+    if (driverState === undefined) this.areas.keepDriverState(this.backend.driverState);
+    else this.backend.restoreDriverState(driverState);
     this.acknowledge(message, 0);
   }
 
@@ -370,6 +373,7 @@ export class Session {
       this.backend.writeConfig(offset, data, (accepted) => {
         resume(() => {
           if (!accepted) throw new VhostUserError('config-invalid', { offset, size: data.length });
+          this.areas.keepDriverState(this.backend.driverState);
           this.acknowledge(message, 0);
         });
       }),
@@ -378,8 +382,9 @@ export class Session {
 
   /**
    * A status of 0 is all that tells of a reset, and QEMU sends it also when it only pauses or migrates the guest. QEMU
-   * before 8.1 then asks where the rings have stopped: that, and what the guest has configured, is not forgotten. A
-   * driver that starts over is given a new base for its rings.
+   * before 8.1 then asks where the rings have stopped: that, what the guest has configured, and the record of a packed
+   * ring, which alone tells where it was to who comes after a crash, are not forgotten. A driver that starts over is
+   * given a new base for its rings.
    */
   private stopDevice(message: Message): void {
     this.wait((resume) =>
@@ -397,6 +402,7 @@ export class Session {
         this.rings.reset();
         this.status = 0;
         this.backend.reset();
+        this.areas.keepDriverState(this.backend.driverState);
         resume(() => this.acknowledge(message, 0));
       }),
     );

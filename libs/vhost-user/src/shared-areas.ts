@@ -9,10 +9,19 @@ import type { Vring } from './vring.js';
 const MAX_INFLIGHT_BYTES = 64 * 1024 * 1024;
 const MAX_QUEUE_SIZE = 32768; // virtio 1.2 §2.7 and §2.8
 
+/**
+ * The last bytes of an area that we have made, after what the protocol says of it: a mark and the driver's state. The
+ * front-end gives the area to the next process as it is, and so tells a driver that goes on from a new one.
+ */
+const KEPT_BYTES = 64;
+const KEPT_MARK = 0x4e524941;
+
 /** A record of requests in flight, with room for so many entries a ring. */
 interface Records {
   area: SharedArea;
   entries: number;
+  /** Where the driver's state is kept; undefined in an area that another back-end has made. */
+  keptAddress: number | undefined;
 }
 
 /** The memory beside the guest's that a front-end shares with us: the dirty log and the record of requests in flight. */
@@ -37,8 +46,12 @@ export class SharedAreas {
     this.log = log;
   }
 
-  /** Bytes of an area of so many rings. Throws VhostUserError when no ring can have such a record. */
-  inflightBytes(numQueues: number, queueSize: number, options: { packed: boolean }): number {
+  /** Bytes of an area to make for so many rings. Throws VhostUserError when no ring can have such a record. */
+  newInflightBytes(numQueues: number, queueSize: number, options: { packed: boolean }): number {
+    return this.inflightBytes(numQueues, queueSize, options) + KEPT_BYTES;
+  }
+
+  private inflightBytes(numQueues: number, queueSize: number, options: { packed: boolean }): number {
     const bytes = inflightBytes(queueSize, options) * numQueues;
     const valid =
       numQueues >= 1 && numQueues <= this.queueCount && queueSize >= 1 && queueSize <= MAX_QUEUE_SIZE;
@@ -52,15 +65,35 @@ export class SharedAreas {
   useInflight(message: InflightMessage, fd: number, options: { packed: boolean }): void {
     const { sizeBytes, offsetBytes, numQueues, queueSize } = message;
     const area = SharedArea.map(fd, offsetBytes, sizeBytes);
+    let needed: number;
     try {
-      const needed = this.inflightBytes(numQueues, queueSize, options);
+      needed = this.inflightBytes(numQueues, queueSize, options);
       if (sizeBytes < needed) throw new VhostUserError('memory-region-invalid', { sizeBytes, needed });
     } catch (error) {
       area.unmap();
       throw error;
     }
     this.inflight?.area.unmap();
-    this.inflight = { area, entries: queueSize };
+    const keptAddress =
+      sizeBytes >= needed + KEPT_BYTES ? area.address + area.sizeBytes - KEPT_BYTES : undefined;
+    this.inflight = { area, entries: queueSize, keptAddress };
+  }
+
+  /** What the driver had set when this area was used last; undefined when it is new, or there is none. */
+  get driverState(): number | undefined {
+    const address = this.inflight?.keptAddress;
+    if (address === undefined) return undefined;
+    const words = new Uint32Array(2);
+    native.peek(address, new Uint8Array(words.buffer), 0, words.byteLength);
+    return words[0] === KEPT_MARK ? words[1] : undefined;
+  }
+
+  /** Keeps what the driver has set for the process that uses this area next. */
+  keepDriverState(state: number): void {
+    const address = this.inflight?.keptAddress;
+    if (address === undefined) return;
+    const words = Uint32Array.of(KEPT_MARK, state);
+    native.poke(address, new Uint8Array(words.buffer), 0, words.byteLength);
   }
 
   /** Where a ring's requests in flight are recorded; undefined when nobody keeps a record of them. */

@@ -27,6 +27,8 @@ export class Vring {
   enabled = false;
   /** Has SET_VRING_KICK come since the ring was stopped? */
   started = false;
+  /** Has it run for this front-end and stopped? Then a new base is where it goes on, whatever its record says. */
+  halted = false;
   /** Is the back-end processing it? */
   running = false;
   fds: RingFds = { kickFd: undefined, callFd: undefined, errFd: undefined };

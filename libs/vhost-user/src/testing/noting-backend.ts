@@ -70,8 +70,16 @@ export class NotingBackend implements VhostUserBackend {
     this.fdsDone!();
   }
 
+  driverState = 1;
+
+  restoreDriverState(state: number): void {
+    this.log.push(`restore ${state}`);
+    this.driverState = state;
+  }
+
   reset(): void {
     this.log.push('reset');
+    this.driverState = 1;
   }
 
   readConfig(offset: number, size: number): Uint8Array | undefined {
