@@ -21,6 +21,7 @@ class NotingDevice implements VhostUserBackend {
   }
 
   stopRing(index: number, done: (nextAvail: number) => void): void {
+    if (!this.fds.delete(index)) throw new Error(`ring ${index} does not run`);
     this.draining.push(() => {
       this.log.push(`stopped ${index}`);
       done(100 + index);
@@ -151,6 +152,40 @@ describe('a turn of rings', () => {
     turn.leave(source);
     expect(device.log.slice(-1)).toEqual(['start 1 at 8']);
     expect(device.fds.get(1)!.callFd).toBe(5);
+  });
+
+  it('keeps what a front-end asks that came back until its former rings have drained', () => {
+    const answers: string[] = [];
+    for (const index of [0, 1]) destination.startRing(ring(index, 7));
+    for (const index of [0, 1]) source.stopRing(index, nothing, FOR_GOOD);
+    for (const index of [0, 1])
+      destination.stopRing(index, (nextAvail) => answers.push(`stopped at ${nextAvail}`), FOR_GOOD);
+    destination.writeConfig(32, Uint8Array.of(0), (accepted) => answers.push(`accepted: ${accepted}`));
+    expect(answers).toEqual([]);
+    device.drain();
+    expect(answers).toEqual(['accepted: true']);
+    device.drain();
+    expect(answers).toEqual(['accepted: true', 'stopped at 100', 'stopped at 101']);
+    expect(device.log.slice(2)).toEqual([
+      'split',
+      'start 0 at 7',
+      'start 1 at 7',
+      'config',
+      'stopped 0',
+      'stopped 1',
+    ]);
+  });
+
+  it('keeps nobody waiting for a front-end that goes on after all', () => {
+    const stops: number[] = [];
+    destination.startRing(ring(0, 7));
+    source.stopRing(0, nothing, FOR_GOOD);
+    device.drain();
+    source.stopRing(1, nothing, FOR_GOOD);
+    destination.stopRing(0, (nextAvail) => stops.push(nextAvail), FOR_GOOD);
+    expect(stops).toEqual([]);
+    source.startRing(ring(0, 100));
+    expect(stops).toEqual([7]);
   });
 
   it('leaves configuration and reset to the front-end whose rings run', () => {

@@ -6,12 +6,16 @@ import { FeatureSet } from '@cairn/virtio';
 //
 //   nobody's ──first ring starts──▶ one front-end's ──its last ring has stopped, nothing in flight──▶ nobody's
 //
-// A ring that may not run yet waits here, which its front-end does not notice; it starts when the turn comes.
+// A ring that may not run yet waits here, which its front-end does not notice; it starts when the turn comes. A
+// front-end that lost its connection and came back finds its own rings still draining: what it asks of them then waits
+// for the turn, because the answer depends on what is in flight.
 
 /** Decides which of a volume's front-ends may run its rings. */
 export class RingTurn {
   private readonly members: TurnMember[] = [];
   private holder: TurnMember | undefined;
+  /** What waits until the holder has let go, or goes on after all. */
+  private readonly deferred: (() => void)[] = [];
 
   constructor(readonly device: VhostUserBackend) {}
 
@@ -41,6 +45,16 @@ export class RingTurn {
     return this.holder === undefined || this.holder === member;
   }
 
+  /** Is the turn about to pass on? */
+  get passing(): boolean {
+    return this.holder?.ending === true;
+  }
+
+  /** Calls `action` when the turn has passed on, or does not pass on any more. */
+  whenPassed(action: () => void): void {
+    this.deferred.push(action);
+  }
+
   /** Gives the turn to a front-end that starts a ring; false when another one has it. */
   take(member: TurnMember): boolean {
     if (this.holder === undefined) {
@@ -55,6 +69,12 @@ export class RingTurn {
     if (this.holder !== member) return;
     this.holder = undefined;
     this.members.find(({ waitingRings }) => waitingRings > 0)?.startWaiting();
+    this.settle();
+  }
+
+  /** Whatever waited for the turn asks again. */
+  settle(): void {
+    for (const action of this.deferred.splice(0)) action();
   }
 }
 
@@ -63,6 +83,8 @@ export class TurnMember implements VhostUserBackend {
   features = FeatureSet.of();
   /** Rings that run, or stop only for a change. */
   private readonly held = new Set<number>();
+  /** Those of them that stop for good. */
+  private readonly stopping = new Set<number>();
   private readonly pending = new Map<number, RingStart>();
 
   constructor(private readonly turn: RingTurn) {}
@@ -79,12 +101,30 @@ export class TurnMember implements VhostUserBackend {
     return this.pending.size;
   }
 
+  /** Does every ring that it holds stop for good? */
+  get ending(): boolean {
+    return this.held.size > 0 && this.held.size === this.stopping.size;
+  }
+
   setFeatures(features: FeatureSet): void {
     this.features = features;
     if (this.turn.mayDrive(this)) this.turn.device.setFeatures(features);
   }
 
   startRing(start: RingStart): void {
+    this.startOrWait(start);
+    // It goes on after all: nobody need wait for it to pass the turn on.
+    if (this.held.has(start.index)) this.turn.settle();
+  }
+
+  /** Starts the rings that waited. */
+  startWaiting(): void {
+    const starts = [...this.pending.values()];
+    this.pending.clear();
+    for (const start of starts) this.startOrWait(start);
+  }
+
+  private startOrWait(start: RingStart): void {
     if (!this.turn.take(this)) {
       this.pending.set(start.index, start);
       return;
@@ -93,24 +133,23 @@ export class TurnMember implements VhostUserBackend {
     this.turn.device.startRing(start);
   }
 
-  /** Starts the rings that waited. */
-  startWaiting(): void {
-    const starts = [...this.pending.values()];
-    this.pending.clear();
-    for (const start of starts) this.startRing(start);
-  }
-
   stopRing(index: number, done: (nextAvail: number) => void, options: { resumes: boolean }): void {
     const waiting = this.pending.get(index);
     if (waiting) {
+      if (!options.resumes && this.turn.passing)
+        return this.turn.whenPassed(() => this.stopRing(index, done, options));
       this.pending.delete(index);
       return done(waiting.nextAvail);
     }
+    if (!options.resumes) this.stopping.add(index);
     return this.turn.device.stopRing(
       index,
       (nextAvail) => {
         // Before `done`, which may start the ring again.
-        if (!options.resumes) this.held.delete(index);
+        if (!options.resumes) {
+          this.held.delete(index);
+          this.stopping.delete(index);
+        }
         done(nextAvail);
         if (!options.resumes && this.held.size === 0) this.turn.pass(this);
       },
@@ -131,7 +170,10 @@ export class TurnMember implements VhostUserBackend {
 
   /** While another front-end's rings run, the configuration is that one's driver's to change. */
   writeConfig(offset: number, data: Uint8Array, done: (accepted: boolean) => void): void {
-    if (!this.turn.mayDrive(this)) return done(false);
+    if (!this.turn.mayDrive(this)) {
+      if (!this.turn.passing) return done(false);
+      return this.turn.whenPassed(() => this.writeConfig(offset, data, done));
+    }
     return this.turn.device.writeConfig(offset, data, done);
   }
 
