@@ -130,6 +130,12 @@ export class HostileArena {
     return statusOf(this.control);
   }
 
+  /** Why the victim's front-end was disconnected last, or what its back-end printed at its end. */
+  async lastFault(): Promise<string> {
+    if (!this.served.backEnd.isRunning()) return this.served.backEnd.log();
+    return (await this.report()).lastDisconnect ?? 'nobody was disconnected';
+  }
+
   /** Does something and tells which faults of the victim's guest or front-end were counted meanwhile, by name. */
   async faultsOf(attack: () => unknown): Promise<string[]> {
     const { faultsByName: before } = await this.report();

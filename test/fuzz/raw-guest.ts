@@ -1,6 +1,13 @@
 import { closeSync } from 'node:fs';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
-import { FakeFrontend, MESSAGE, PROTOCOL_FEATURE, pollUntil, regionBytes } from '@cairn/vhost-user/testing';
+import {
+  FakeFrontend,
+  MESSAGE,
+  PROTOCOL_FEATURE,
+  pollUntil,
+  regionBytes,
+  type VringAddresses,
+} from '@cairn/vhost-user/testing';
 import {
   BLK_FEATURE,
   BLK_TYPE,
@@ -9,6 +16,7 @@ import {
   GuestRam,
   RING_FEATURE,
   bits,
+  type RamRegion,
   type RamRegionSpec,
   type Segment,
 } from '@cairn/virtio/testing';
@@ -145,11 +153,12 @@ export class RawGuest {
     public frontend: FakeFrontend,
     readonly ram: GuestRam,
     readonly options: RawGuestOptions,
+    private readonly socketPath: string,
   ) {}
 
   static async open(socketPath: string, options: RawGuestOptions = {}): Promise<RawGuest> {
     const ram = new GuestRam(options.memory ?? MEMORY);
-    const guest = new RawGuest(connect(socketPath, options), ram, options);
+    const guest = new RawGuest(connect(socketPath, options), ram, options, socketPath);
     try {
       await guest.negotiate();
       for (let index = 0; index < (options.numQueues ?? 1); index++) {
@@ -224,12 +233,16 @@ export class RawGuest {
     await this.frontend.tell(MESSAGE.SET_INFLIGHT_FD, inflightBytes(sizeBytes, 0, queues, size), [fd]);
   }
 
-  async startRing(ring: RawRing): Promise<void> {
+  /** Starts a ring where it lies and stands, or elsewhere. */
+  async startRing(
+    ring: RawRing,
+    { place = this.addressesOf(ring), base = ring.base }: { place?: VringAddresses; base?: number } = {},
+  ): Promise<void> {
     const { frontend } = this;
     const { index } = ring;
     await frontend.setVringNum(index, ring.driver.size);
-    await frontend.setVringBase(index, ring.base);
-    await frontend.setVringAddr(index, this.addressesOf(ring));
+    await frontend.setVringBase(index, base);
+    await frontend.setVringAddr(index, place);
     await frontend.setVringErr(index, ring.errFd);
     await frontend.setVringCall(index, ring.callFd);
     await frontend.setVringKick(index, ring.kickFd);
@@ -246,11 +259,46 @@ export class RawGuest {
   }
 
   /** Connects anew after the connection has ended, and sets everything up from where the rings stand. */
-  async reconnect(socketPath: string): Promise<void> {
+  async reconnect(): Promise<void> {
     this.frontend.close();
-    this.frontend = connect(socketPath, this.options);
+    this.frontend = connect(this.socketPath, this.options);
     await this.negotiate();
     await this.setUp();
+  }
+
+  /** Adds a region of memory, which buffers are allocated from first. */
+  async plug(spec: RamRegionSpec): Promise<RamRegion> {
+    const region = this.ram.plug(spec);
+    if (this.options.slots) await this.addRegion(region);
+    else await this.frontend.setMemTable(this.ram);
+    return region;
+  }
+
+  /** Takes a region away, of which nothing is allocated. */
+  async unplug(region: RamRegion): Promise<void> {
+    if (this.options.slots) await this.removeRegion(region);
+    this.ram.unplug(region);
+    if (!this.options.slots) await this.frontend.setMemTable(this.ram);
+  }
+
+  /** Changes a ring's part of the in-flight area behind the back-end's back. */
+  forgeInflight(ring: RawRing, forge: (area: Buffer) => void): void {
+    const { fd, sizeBytes } = this.inflight!;
+    // vhost-user, "Inflight I/O tracking": header and entries have 16 bytes, of a packed ring 32; 64-aligned.
+    const unit = this.options.packed ? 32 : 16;
+    const lengthBytes = Math.ceil((unit + unit * ring.driver.size) / 64) * 64;
+    const address = check('mapShared', native.mapShared(fd, 0, sizeBytes));
+    const area = Buffer.alloc(lengthBytes);
+    native.peek(address + ring.index * lengthBytes, area, 0, lengthBytes);
+    forge(area);
+    native.poke(address + ring.index * lengthBytes, area, 0, lengthBytes);
+    check('unmap', native.unmap(address, sizeBytes));
+  }
+
+  /** Lets go of the in-flight area: the next set-up asks for a new one. */
+  forgetInflight(): void {
+    if (this.inflight) closeSync(this.inflight.fd);
+    this.inflight = undefined;
   }
 
   /** Writes a classic request into guest memory: header, data, status. */
@@ -355,9 +403,10 @@ export class RawGuest {
     if (status !== 0) throw new Error(`writing sector ${sector} ended with status ${status}`);
   }
 
-  /** Requests that the device has not given back, which are forgotten. */
-  abandon(): RawRequest[] {
-    return this.waiting.flatMap((waiting) => {
+  /** Requests that the device has not given back, of all rings or one, which are forgotten. */
+  abandon(only?: number): RawRequest[] {
+    return this.waiting.flatMap((waiting, ring) => {
+      if (only !== undefined && only !== ring) return [];
       const left = [...waiting.values()];
       waiting.clear();
       return left;
@@ -369,7 +418,7 @@ export class RawGuest {
     this.closed = true;
     this.frontend.close();
     for (const ring of this.rings) ring.close();
-    if (this.inflight) closeSync(this.inflight.fd);
+    this.forgetInflight();
     this.ram.close();
   }
 }

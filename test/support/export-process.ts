@@ -58,15 +58,25 @@ export const resizeExport = async (control: string, sizeBytes: number, file: str
   await promisify(execFile)(process.execPath, commandLine);
 };
 
-/** What a running `cairn export --control` tells of its only disk. */
-export const statusOf = (control: string): Promise<ExportStatus> =>
+/** What a running `cairn export --control` answers to a request; throws with what it says when it refuses. */
+const ask = (control: string, request: object): Promise<unknown> =>
   new Promise((resolve, reject) => {
     let text = '';
-    const socket = createConnection(control, () => socket.write('{"verb":"status"}\n'));
+    const socket = createConnection(control, () => socket.write(`${JSON.stringify(request)}\n`));
     socket.setEncoding('utf8').on('data', (part: string) => (text += part));
     socket.on('error', reject);
     socket.on('end', () => {
-      const { result } = JSON.parse(text) as { result: { exports: ExportStatus[] } };
-      resolve(result.exports[0]!);
+      const { result, error } = JSON.parse(text) as { result?: unknown; error?: string };
+      if (error === undefined) resolve(result);
+      else reject(new Error(error));
     });
   });
+
+/** What a running `cairn export --control` tells of its first disk. */
+export const statusOf = async (control: string): Promise<ExportStatus> =>
+  ((await ask(control, { verb: 'status' })) as { exports: ExportStatus[] }).exports[0]!;
+
+/** Has a running `cairn export --control` announce a greater size, as `resizeExport` does without its process. */
+export const announceSize = async (control: string, sizeBytes: number, file: string): Promise<void> => {
+  await ask(control, { verb: 'resize', file, sizeBytes });
+};

@@ -8,7 +8,13 @@ export { FakeQueue, type FakeQueueOptions, type Notify } from './fake-queue.js';
 export { InflightArea } from './inflight-area.js';
 export { Disconnected, MessageStream, type ReceivedMessage } from './message-stream.js';
 export { pollUntil, TimedOut } from './poll.js';
-export { type BlkReply, type BlkRequest, type Framing } from './request-pieces.js';
+export {
+  type BlkReply,
+  type BlkRequest,
+  collectReply,
+  type Framing,
+  placeRequest,
+} from './request-pieces.js';
 export {
   BACKEND_MESSAGE,
   FLAG,
