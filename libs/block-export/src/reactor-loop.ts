@@ -93,7 +93,8 @@ export class ReactorLoop implements ShardHost {
 
   unwatch(id: number): void {
     if (!this.sources.delete(id)) return;
-    this.uring.prepare(IO_URING.op.POLL_REMOVE, -1, 0, 0, id, SOURCE_EVENT, 0, 0, 0, 0);
+    // Not POLL_REMOVE: that fails while an event of the poll is on its way, and the poll would keep the file open.
+    this.uring.prepare(IO_URING.op.ASYNC_CANCEL, -1, 0, 0, id, SOURCE_EVENT, 0, 0, 0, 0);
   }
 
   // ---- ShardHost ------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ export const IO_URING = {
     WRITEV: 2,
     FSYNC: 3,
     POLL_ADD: 6,
-    POLL_REMOVE: 7,
     TIMEOUT: 11,
     ASYNC_CANCEL: 14,
     FALLOCATE: 17,
