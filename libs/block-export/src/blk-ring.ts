@@ -103,6 +103,11 @@ export class BlkRing {
     return this.queue?.nextAvail ?? this.start.nextAvail;
   }
 
+  /** Has it yet to take what an earlier process had in flight? It cannot be stopped before. */
+  get resuming(): boolean {
+    return this.broken === undefined && this.queue?.resuming === true;
+  }
+
   /** May its chains not be taken now, whatever the driver does? */
   get held(): boolean {
     return this.broken !== undefined || this.stopping || this.throttled || this.shard.paused;

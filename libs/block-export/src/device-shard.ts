@@ -110,7 +110,7 @@ export class DeviceShard implements ShardPort {
         if (head < 0) break;
         request.parse(queue.chain);
         const { dataBytes } = request;
-        if (this.limiter.active && !this.admit(ring, dataBytes)) break;
+        if (this.limiter.active && ring.waiters.length === 0 && !this.admit(ring, dataBytes)) break;
         queue.take(head);
         taken += 1;
         // Descriptors cost time, too, whatever their size.
@@ -129,6 +129,7 @@ export class DeviceShard implements ShardPort {
       this.metrics.add(COUNTER.taken, taken);
     }
     ring.lookedAt = this.host.now;
+    if (ring.waiters.length > 0 && !ring.resuming) this.rings.drain(ring);
     return taken;
   }
 

@@ -22,9 +22,11 @@ export class ShardRings {
   stop(index: number, done: (nextAvail: number) => void): void {
     const ring = this.rings.get(index)!;
     ring.waiters.push(done);
-    ring.stopping = true;
     this.shard.limiter.cancel(ring.turn);
-    this.endIfDrained(ring);
+    if (!ring.resuming) return this.drain(ring);
+    // No avail index says what an earlier process had in flight, so that is answered first, whatever the rate limit.
+    ring.throttled = false;
+    return this.shard.host.activate(ring);
   }
 
   setFds(index: number, fds: RingFds): void {
@@ -49,6 +51,12 @@ export class ShardRings {
     shard.metrics.countName(nameIndex(error.fault));
     shard.host.ringBroken(ring);
     ring.signal('errFd');
+  }
+
+  /** Takes nothing more of a ring that is asked to stop; it ends with its last request in flight. */
+  drain(ring: BlkRing): void {
+    ring.stopping = true;
+    this.endIfDrained(ring);
   }
 
   /** Ends a ring that is stopping, once nothing of it is in flight. */

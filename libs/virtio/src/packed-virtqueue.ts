@@ -91,6 +91,11 @@ export class PackedVirtqueue {
     return (low | (used.slot << 16) | (used.wrap << 31)) >>> 0;
   }
 
+  /** Are there chains of an earlier process that were not taken yet? `nextAvail` is behind them already. */
+  get resuming(): boolean {
+    return this.resumed !== undefined;
+  }
+
   /** Has the driver published a chain that was not taken? */
   hasAvail(): boolean {
     return this.resumed !== undefined || this.isAvailable(this.ring.flags(this.avail.slot), this.avail.wrap);

@@ -80,6 +80,11 @@ export class SplitVirtqueue {
     return this.nextAvailIdx;
   }
 
+  /** Are there chains of an earlier process that were not taken yet? `nextAvail` is behind them already. */
+  get resuming(): boolean {
+    return this.resumed !== undefined;
+  }
+
   /** Has the driver published a chain that was not taken? */
   hasAvail(): boolean {
     return this.resumed !== undefined || this.ring.availIdx() !== this.nextAvailIdx;

@@ -12,6 +12,8 @@ export interface Virtqueue {
   readonly chain: Chain;
   readonly inFlightCount: number;
   readonly nextAvail: number;
+  /** Are there chains of an earlier process that were not taken yet? `nextAvail` is behind them already. */
+  readonly resuming: boolean;
   hasAvail(): boolean;
   peekAvail(): number;
   take(head: number): void;
