@@ -196,12 +196,12 @@ export class RawGuest {
     await frontend.setOwner();
   }
 
-  /** Memory, in-flight area and rings, from where the rings stand. */
-  async setUp(): Promise<void> {
+  /** Memory, in-flight area and rings, all or some, from where the rings stand. */
+  async setUp(rings: readonly RawRing[] = this.rings): Promise<void> {
     await this.frontend.setFeatures(this.features);
     await this.shareMemory();
     if (this.options.inflight) await this.shareInflight();
-    for (const ring of this.rings) await this.startRing(ring);
+    for (const ring of rings) await this.startRing(ring);
   }
 
   async shareMemory(): Promise<void> {
@@ -233,12 +233,13 @@ export class RawGuest {
     await this.frontend.tell(MESSAGE.SET_INFLIGHT_FD, inflightBytes(sizeBytes, 0, queues, size), [fd]);
   }
 
-  /** Starts a ring where it lies and stands, or elsewhere. */
+  /** Starts a ring where it lies and stands, or elsewhere; one that is not enabled waits. */
   async startRing(
     ring: RawRing,
-    { place = this.addressesOf(ring), base = ring.base }: { place?: VringAddresses; base?: number } = {},
+    options: { place?: VringAddresses; base?: number; enabled?: boolean } = {},
   ): Promise<void> {
     const { frontend } = this;
+    const { place = this.addressesOf(ring), base = ring.base, enabled = true } = options;
     const { index } = ring;
     await frontend.setVringNum(index, ring.driver.size);
     await frontend.setVringBase(index, base);
@@ -246,7 +247,7 @@ export class RawGuest {
     await frontend.setVringErr(index, ring.errFd);
     await frontend.setVringCall(index, ring.callFd);
     await frontend.setVringKick(index, ring.kickFd);
-    await frontend.setVringEnable(index, true);
+    if (enabled) await frontend.setVringEnable(index, true);
   }
 
   addressesOf({ driver }: RawRing): { desc: number; avail: number; used: number } {
@@ -258,12 +259,12 @@ export class RawGuest {
     };
   }
 
-  /** Connects anew after the connection has ended, and sets everything up from where the rings stand. */
-  async reconnect(): Promise<void> {
+  /** Connects anew after the connection has ended, and sets all or some rings up from where they stand. */
+  async reconnect(rings: readonly RawRing[] = this.rings): Promise<void> {
     this.frontend.close();
     this.frontend = connect(this.socketPath, this.options);
     await this.negotiate();
-    await this.setUp();
+    await this.setUp(rings);
   }
 
   /** Adds a region of memory, which buffers are allocated from first. */
