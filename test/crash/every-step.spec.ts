@@ -16,6 +16,17 @@ const takeSteps = [
   // A group of which one is completed is completed when the pool is opened next.
   'data-plane.before-answer',
 ] as const;
+const resizeSteps = [
+  'store.grow.file-grown',
+  'store.grow.layer-written',
+  'store.grow.volume-written',
+  'data-plane.before-answer',
+] as const;
+const revertSteps = [
+  'store.revert.layer-made',
+  'store.revert.head-named',
+  'data-plane.before-answer',
+] as const;
 const nodeSteps = ['data-plane.after-remember', 'data-plane.before-answer'] as const;
 
 // Each operation meets every step in turn: a worker (or node) that dies at the first, one that takes over and dies at
@@ -108,6 +119,50 @@ describe.each(queueKinds)('a kill at every step, queue in %s', (queue) => {
     await bench.succeeds(removal.operation);
     for (const id of others) await bench.succeeds((await api.startDeleteSnapshot(id)).operation);
     for (const id of ids) await bench.succeeds((await api.startDelete(id)).operation);
+    await bench.expectSettled();
+  });
+
+  it('clones, resizes and reverts once although workers die at every step of each', async () => {
+    const { api, worker } = stack;
+    const { id } = await api.createVolume(MIB);
+    const snapshot = await api.takeSnapshot(id);
+    const clone = await bench.dieAtEach(worker, workerSteps, () => api.startClone({ sourceVolumeId: id }));
+    await bench.succeeds(clone.operation);
+    const resize = await bench.dieAtEach(worker, workerSteps, () => api.startResize(id, 2 * MIB));
+    await bench.succeeds(resize.operation);
+    const revert = await bench.dieAtEach(worker, workerSteps, () => api.startRevert(id, snapshot.id));
+    await bench.succeeds(revert.operation);
+    expect(await api.volume(id)).toMatchObject({ state: 'available', sizeBytes: 2 * MIB });
+    await api.deleteSnapshot(snapshot.id);
+    for (const each of [id, clone.volume.id]) await bench.succeeds((await api.startDelete(each)).operation);
+    await bench.expectSettled();
+  });
+
+  it('clones, resizes and reverts once although the node dies at every step of each', async () => {
+    const { api, dataPlane } = stack;
+    const { id } = await api.createVolume(MIB);
+    const snapshot = await api.takeSnapshot(id);
+    const copy = await bench.dieAtEach(
+      dataPlane,
+      ['store.clone.layer-made', 'store.clone.volume-written'],
+      () => api.startClone({ snapshotId: snapshot.id }),
+    );
+    await bench.succeeds(copy.operation);
+    const clone = await bench.dieAtEach(
+      dataPlane,
+      ['store.snapshot.completed', 'store.clone.layer-made', 'data-plane.before-answer'],
+      () => api.startClone({ sourceVolumeId: id }),
+    );
+    await bench.succeeds(clone.operation);
+    const resize = await bench.dieAtEach(dataPlane, resizeSteps, () => api.startResize(id, 2 * MIB));
+    await bench.succeeds(resize.operation);
+    const revert = await bench.dieAtEach(dataPlane, revertSteps, () => api.startRevert(id, snapshot.id));
+    await bench.succeeds(revert.operation);
+    expect(await api.volume(id)).toMatchObject({ state: 'available', sizeBytes: 2 * MIB });
+    await api.deleteSnapshot(snapshot.id);
+    for (const each of [id, copy.volume.id, clone.volume.id]) {
+      await bench.succeeds((await api.startDelete(each)).operation);
+    }
     await bench.expectSettled();
   });
 });

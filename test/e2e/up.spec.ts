@@ -126,7 +126,7 @@ describe('cairn up', () => {
       timeout: 90_000,
     });
     expect(stderr).toBe('');
-    expect(stdout.match(/^succeeded$/gm)).toHaveLength(6);
+    expect(stdout.match(/^succeeded$/gm)).toHaveLength(9);
     expect(stdout).toContain('"state":"available"');
     expect(stdout).toMatch(/"socketPath":"[^"]+vol-[0-9a-f]{16}/);
     expect(stdout).toContain('"currentState":"in-use"');

@@ -104,8 +104,8 @@ export class ControlPlaneFixture {
   }
 
   /** Creates a volume through the API and, as a worker would, makes it available. */
-  async availableVolume(): Promise<string> {
-    const { body } = await this.request('POST', '/v1/volumes', { body: { sizeBytes: 1 << 20 } });
+  async availableVolume(sizeBytes = 1 << 20): Promise<string> {
+    const { body } = await this.request('POST', '/v1/volumes', { body: { sizeBytes } });
     await this.finish(body.operation.id);
     return body.volume.id;
   }
@@ -140,6 +140,9 @@ export class ControlPlaneFixture {
         await volumes.transition(volume, 'created');
         await volumes.place(volume.id, this.place);
       }
+      if (claimed.kind === 'resize-volume')
+        await volumes.endModification(volume, 'completed', claimed.params);
+      if (claimed.kind === 'revert-volume') await volumes.endModification(volume, 'completed');
       if (claimed.kind === 'delete-volume') await volumes.transition(volume, 'removed');
       if (claimed.kind === 'attach-volume' && attachment) {
         const connection = {

@@ -24,6 +24,8 @@ const routes: [string, string, unknown?][] = [
   ['GET', `/v1/volumes/${unknownVolume}/attachments/${unknownAttachment}`],
   ['DELETE', `/v1/volumes/${unknownVolume}/attachments/${unknownAttachment}`],
   ['POST', `/v1/volumes/${unknownVolume}/snapshots`, {}],
+  ['POST', `/v1/volumes/${unknownVolume}/resize`, { sizeBytes: GIB }],
+  ['POST', `/v1/volumes/${unknownVolume}/revert`, { snapshotId: newId('snap') }],
   ['POST', '/v1/snapshots/group', { volumeIds: [unknownVolume] }],
   ['GET', '/v1/snapshots'],
   ['GET', `/v1/snapshots/${newId('snap')}`],
@@ -480,6 +482,8 @@ describe('OpenAPI', () => {
       'POST /v1/snapshots/group',
       'POST /v1/volumes',
       'POST /v1/volumes/{volumeId}/attachments',
+      'POST /v1/volumes/{volumeId}/resize',
+      'POST /v1/volumes/{volumeId}/revert',
       'POST /v1/volumes/{volumeId}/snapshots',
       'PUT /v1/nodes/{nodeId}/heartbeat',
     ]);

@@ -91,7 +91,7 @@ describe('a snapshot', () => {
     const { body } = await api.request('POST', '/v1/volumes', { body: { sizeBytes: 1 << 20 } });
     const creating = await take(body.volume.id);
     expect(codeOf(creating)).toBe('409 volume-wrong-state true');
-    expect(creating.body).toMatchObject({ currentState: 'creating', allowedStates: ['available'] });
+    expect(creating.body).toMatchObject({ currentState: 'creating', allowedStates: ['available', 'in-use'] });
     await api.finish(body.operation.id);
     const deletion = await api.request('DELETE', `/v1/volumes/${body.volume.id}`);
     expect(codeOf(await take(body.volume.id))).toBe('409 volume-wrong-state false');

@@ -15,6 +15,8 @@ import { CreateVolumeHandler } from '../../apps/worker/src/handlers/create-volum
 import { DeleteSnapshotHandler } from '../../apps/worker/src/handlers/delete-snapshot.handler.js';
 import { DeleteVolumeHandler } from '../../apps/worker/src/handlers/delete-volume.handler.js';
 import { DetachVolumeHandler } from '../../apps/worker/src/handlers/detach-volume.handler.js';
+import { ResizeVolumeHandler } from '../../apps/worker/src/handlers/resize-volume.handler.js';
+import { RevertVolumeHandler } from '../../apps/worker/src/handlers/revert-volume.handler.js';
 import { NodeAgents } from '../../apps/worker/src/nodes/node.agents.js';
 import { OperationHandlers } from '../../apps/worker/src/operations/operation.handlers.js';
 import { OperationRunner } from '../../apps/worker/src/operations/operation.runner.js';
@@ -78,6 +80,8 @@ export class WorkerFixture {
       new DeleteVolumeHandler(unitOfWork, agents, settings),
       new AttachVolumeHandler(unitOfWork, agents, settings),
       new DetachVolumeHandler(unitOfWork, agents, settings),
+      new ResizeVolumeHandler(unitOfWork, agents, settings),
+      new RevertVolumeHandler(unitOfWork, agents, settings),
       new CreateSnapshotHandler(unitOfWork, agents, settings),
       new DeleteSnapshotHandler(unitOfWork, agents, settings),
     );

@@ -123,6 +123,23 @@ export class RestClient {
     return this.accepted('DELETE', `/v1/volumes/${volumeId}`);
   }
 
+  /** Starts a volume that begins as a snapshot or as another volume. */
+  async startClone(
+    source: { snapshotId: string } | { sourceVolumeId: string },
+  ): Promise<{ operation: OperationView; volume: VolumeView }> {
+    return this.accepted('POST', '/v1/volumes', source);
+  }
+
+  /** Starts making a volume larger. */
+  async startResize(volumeId: string, sizeBytes: number): Promise<{ operation: OperationView }> {
+    return this.accepted('POST', `/v1/volumes/${volumeId}/resize`, { sizeBytes });
+  }
+
+  /** Starts making a volume read as its snapshot again. */
+  async startRevert(volumeId: string, snapshotId: string): Promise<{ operation: OperationView }> {
+    return this.accepted('POST', `/v1/volumes/${volumeId}/revert`, { snapshotId });
+  }
+
   /** Starts a snapshot. */
   async startSnapshot(volumeId: string): Promise<{ operation: OperationView; snapshot: SnapshotView }> {
     return this.accepted('POST', `/v1/volumes/${volumeId}/snapshots`, {});

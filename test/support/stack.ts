@@ -178,11 +178,12 @@ export class Stack {
 
   /** The head layer of a volume: the sparse file that its guest reads and writes. */
   async fileOf(volumeId: string): Promise<string> {
-    const manifest: unknown = JSON.parse(
-      await readFile(join(this.poolDirectory, 'volumes', `${volumeId}.json`), 'utf8'),
-    );
-    const { headLayer } = manifest as { headLayer: string };
-    return join(this.poolDirectory, 'layers', `${headLayer}.img`);
+    const read = async (...path: string[]): Promise<Record<string, string>> =>
+      JSON.parse(await readFile(join(this.poolDirectory, ...path), 'utf8')) as Record<string, string>;
+    const { headLayer } = await read('volumes', `${volumeId}.json`);
+    // A layer that took another one's bytes has that one's file.
+    const { file = '' } = await read('layers', `${headLayer}.json`);
+    return join(this.poolDirectory, 'layers', file);
   }
 
   /** Every log, for a failed test to print. */

@@ -14,6 +14,8 @@ import { FAULT_POINTS, OperationStarter } from './operations/operation.starter.j
 import { OperationsController } from './operations/operations.controller.js';
 import { SnapshotsController } from './snapshots/snapshots.controller.js';
 import { SnapshotsService } from './snapshots/snapshots.service.js';
+import { ModificationsController } from './volumes/modifications.controller.js';
+import { ModificationsService } from './volumes/modifications.service.js';
 import { VolumesController } from './volumes/volumes.controller.js';
 import { VolumesService } from './volumes/volumes.service.js';
 
@@ -35,6 +37,7 @@ export class AppModule {
       imports: [PersistenceModule.forRoot(database)],
       controllers: [
         VolumesController,
+        ModificationsController,
         AttachmentsController,
         SnapshotsController,
         OperationsController,
@@ -50,6 +53,7 @@ export class AppModule {
         JoinGuard,
         OperationStarter,
         VolumesService,
+        ModificationsService,
         AttachmentsService,
         SnapshotsService,
       ],

@@ -11,6 +11,8 @@ import { CreateSnapshotHandler } from './handlers/create-snapshot.handler.js';
 import { DeleteSnapshotHandler } from './handlers/delete-snapshot.handler.js';
 import { DeleteVolumeHandler } from './handlers/delete-volume.handler.js';
 import { DetachVolumeHandler } from './handlers/detach-volume.handler.js';
+import { ResizeVolumeHandler } from './handlers/resize-volume.handler.js';
+import { RevertVolumeHandler } from './handlers/revert-volume.handler.js';
 import { HandlerSettings } from './handlers/handler.settings.js';
 import { AgentSettings, NodeAgents } from './nodes/node.agents.js';
 import { NodeMonitor } from './nodes/node.monitor.js';
@@ -60,6 +62,8 @@ export class AppModule {
         DeleteVolumeHandler,
         AttachVolumeHandler,
         DetachVolumeHandler,
+        ResizeVolumeHandler,
+        RevertVolumeHandler,
         CreateSnapshotHandler,
         DeleteSnapshotHandler,
         OperationHandlers,

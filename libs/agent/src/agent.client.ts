@@ -8,6 +8,8 @@ import {
   type AgentVolume,
   type DeleteExport,
   type PutExport,
+  type PutRevert,
+  type PutSize,
   type PutVolume,
 } from './agent.contract.js';
 import { AgentError, isAgentErrorCode } from './agent.errors.js';
@@ -38,9 +40,23 @@ export class AgentClient {
     this.timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
   }
 
-  /** Makes the volume, or finds the one of that size. */
+  /** Makes the volume, empty or as its source is, or finds the one of that size. Refused with `snapshot-not-found`. */
   putVolume(volumeId: VolumeId, request: PutVolume): Promise<AgentVolume> {
     return this.call('PUT', `/v1/volumes/${volumeId}`, readAgentVolume, request);
+  }
+
+  /** Makes the volume as large; a guest sees it at once. One that is larger is refused with `volume-size-mismatch`. */
+  putSize(volumeId: VolumeId, request: PutSize): Promise<AgentVolume> {
+    return this.call('PUT', `/v1/volumes/${volumeId}/size`, readAgentVolume, request);
+  }
+
+  /**
+   * Makes the volume read as the snapshot again, once for each generation, and closes that generation.
+   *
+   * Refused with `volume-exported`, `snapshot-not-found`, and `stale-generation` once a newer one was seen.
+   */
+  putRevert(volumeId: VolumeId, request: PutRevert): Promise<AgentVolume> {
+    return this.call('PUT', `/v1/volumes/${volumeId}/revert`, readAgentVolume, request);
   }
 
   /** The volume, or `undefined` when the node has none of that id. */

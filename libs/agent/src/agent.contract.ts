@@ -8,7 +8,9 @@ import {
   type AttachmentId,
   type NodeId,
   type PoolId,
+  type SnapshotId,
   type VolumeId,
+  type VolumeSource,
 } from '@cairn/domain';
 import type { ObjectReader } from './object-reader.js';
 import { parsePathId, parseRequest } from './parse-request.js';
@@ -16,6 +18,19 @@ import { parsePathId, parseRequest } from './parse-request.js';
 /** Body of `PUT /v1/volumes/:id`. */
 export interface PutVolume {
   readonly sizeBytes: number;
+  /** What it begins as; without it, as zeroes. */
+  readonly source?: VolumeSource;
+}
+
+/** Body of `PUT /v1/volumes/:id/size`. */
+export interface PutSize {
+  readonly sizeBytes: number;
+}
+
+/** Body of `PUT /v1/volumes/:id/revert`; the generation is of this revert alone. */
+export interface PutRevert {
+  readonly snapshotId: SnapshotId;
+  readonly generation: number;
 }
 
 /** A volume as the node has it. */
@@ -99,7 +114,33 @@ export function parseVolumeId(text: string): VolumeId {
 
 /** Reads the body of `PUT /v1/volumes/:id`. Throws `invalid-argument` with every fault. */
 export function parsePutVolume(body: unknown): PutVolume {
+  return parseRequest(body, (reader) => {
+    const sizeBytes = reader.integer('sizeBytes', sizeBounds);
+    const source = reader.optionalObject('source', readSource);
+    return { sizeBytes, ...(source === undefined ? {} : { source }) };
+  });
+}
+
+/** Reads the body of `PUT /v1/volumes/:id/size`. Throws `invalid-argument` with every fault. */
+export function parsePutSize(body: unknown): PutSize {
   return parseRequest(body, (reader) => ({ sizeBytes: reader.integer('sizeBytes', sizeBounds) }));
+}
+
+/** Reads the body of `PUT /v1/volumes/:id/revert`. Throws `invalid-argument` with every fault. */
+export function parsePutRevert(body: unknown): PutRevert {
+  return parseRequest(body, (reader) => ({
+    snapshotId: reader.id('snapshotId', 'snap'),
+    generation: reader.integer('generation', { min: 1 }),
+  }));
+}
+
+function readSource(reader: ObjectReader): VolumeSource {
+  const snapshotId = reader.optionalId('snapshotId', 'snap');
+  const volumeId = reader.optionalId('volumeId', 'vol');
+  if ((snapshotId === undefined) === (volumeId === undefined)) {
+    reader.refuse('snapshotId', 'or volumeId must be there, and not both');
+  }
+  return snapshotId === undefined ? { volumeId: volumeId ?? 'vol-' } : { snapshotId };
 }
 
 /** Reads the body of `PUT /v1/volumes/:id/export`. Throws `invalid-argument` with every fault. */

@@ -17,6 +17,7 @@ export const errorRetryable = {
   'volume-busy': true,
   'attachment-wrong-state': false,
   'snapshot-wrong-state': false,
+  'snapshot-in-use': true,
   'concurrent-change': true,
   'lease-lost': true,
   'dependency-unavailable': true,

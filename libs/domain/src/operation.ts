@@ -1,12 +1,15 @@
 import type { Reason } from './errors.js';
 import type { AttachmentId, GroupId, OperationId, ProjectId, SnapshotId, VolumeId } from './ids.js';
 import type { TransitionTable } from './state-machine.js';
+import type { VolumeSource } from './volume.js';
 
 export const operationKinds = [
   'create-volume',
   'delete-volume',
   'attach-volume',
   'detach-volume',
+  'resize-volume',
+  'revert-volume',
   'create-snapshot',
   'delete-snapshot',
 ] as const;
@@ -30,10 +33,12 @@ export const operationTransitions: TransitionTable<OperationState, OperationEven
 
 /** What each kind of operation was asked to do. */
 export interface OperationParams {
-  'create-volume': { sizeBytes: number };
+  'create-volume': { sizeBytes: number; source?: VolumeSource };
   'delete-volume': Record<string, never>;
   'attach-volume': { generation: number; readOnly: boolean; numQueues: number };
   'detach-volume': { generation: number; force: boolean };
+  'resize-volume': { sizeBytes: number };
+  'revert-volume': { generation: number };
   /** Several are a group: of one point in time, and all or none. */
   'create-snapshot': { snapshotIds: readonly SnapshotId[] };
   'delete-snapshot': Record<string, never>;
@@ -53,6 +58,8 @@ interface NamedTargets {
   'delete-volume': 'volumeId';
   'attach-volume': 'volumeId' | 'attachmentId';
   'detach-volume': 'volumeId' | 'attachmentId';
+  'resize-volume': 'volumeId';
+  'revert-volume': 'volumeId' | 'snapshotId';
   'create-snapshot': never;
   'delete-snapshot': 'snapshotId';
 }
@@ -102,6 +109,8 @@ export const operationDeadlineMs = {
   'delete-volume': 10 * 60_000,
   'attach-volume': 2 * 60_000,
   'detach-volume': 5 * 60_000,
+  'resize-volume': 2 * 60_000,
+  'revert-volume': 2 * 60_000,
   'create-snapshot': 2 * 60_000,
   'delete-snapshot': 10 * 60_000,
 } as const satisfies Record<OperationKind, number>;

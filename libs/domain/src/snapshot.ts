@@ -53,6 +53,11 @@ export const SNAPSHOT_GROUP_MAX = 64;
 /** How long a deleted snapshot can still be read by id. Lists leave it out at once. */
 export const DELETED_SNAPSHOT_RETENTION_MS = 60 * 60 * 1000;
 
+/** Throws `snapshot-wrong-state` unless its bytes can be read. */
+export function requireCompleted(snapshot: Pick<Snapshot, 'id' | 'state'>): void {
+  if (snapshot.state !== 'completed') throw wrongState(snapshot, ['completed']);
+}
+
 /** The snapshot's state after the event. Throws `snapshot-wrong-state` with the current and the allowed states. */
 export function nextSnapshotState(
   snapshot: Pick<Snapshot, 'id' | 'state'>,
@@ -60,9 +65,14 @@ export function nextSnapshotState(
 ): SnapshotState {
   const to = next(snapshotTransitions, snapshot.state, event);
   if (to !== undefined) return to;
-  const { id, state } = snapshot;
-  const allowedStates = statesAllowing(snapshotTransitions, event);
-  throw new DomainError('snapshot-wrong-state', {
+  throw wrongState(snapshot, statesAllowing(snapshotTransitions, event));
+}
+
+function wrongState(
+  { id, state }: Pick<Snapshot, 'id' | 'state'>,
+  allowedStates: readonly SnapshotState[],
+): DomainError {
+  return new DomainError('snapshot-wrong-state', {
     message: `Snapshot ${id} is ${state}; this needs it to be ${allowedStates.join(' or ')}.`,
     currentState: state,
     allowedStates,

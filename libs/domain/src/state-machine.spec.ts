@@ -11,7 +11,17 @@ import { nodeEvents, nodeStates, nodeTransitions } from './node.js';
 import { isFinished, operationEvents, operationStates, operationTransitions } from './operation.js';
 import { isTerminal, next, statesAllowing, statesOf, type TransitionTable } from './state-machine.js';
 import { nextSnapshotState, snapshotEvents, snapshotStates, snapshotTransitions } from './snapshot.js';
-import { nextVolumeState, volumeEvents, volumeStates, volumeTransitions } from './volume.js';
+import {
+  modificationEvents,
+  modificationStates,
+  modificationTransitions,
+  nextModificationState,
+  nextVolumeState,
+  requireUnmodified,
+  volumeEvents,
+  volumeStates,
+  volumeTransitions,
+} from './volume.js';
 
 /** The legal pairs, written out once more by hand; every other pair of the types must be illegal. */
 const legal: Record<string, readonly string[]> = {
@@ -35,6 +45,13 @@ const legal: Record<string, readonly string[]> = {
     'busy + busy → busy',
     'busy + detached → detached',
     'busy + kept → attached',
+  ],
+  modification: [
+    'none + modify → modifying',
+    'modifying + completed → completed',
+    'modifying + failed → failed',
+    'completed + modify → modifying',
+    'failed + modify → modifying',
   ],
   snapshot: [
     'pending + completed → completed',
@@ -80,6 +97,13 @@ describe('every (state, event) pair of the', () => {
       legal['attachment']?.toSorted(),
     );
     expect(statesOf(attachmentTransitions).toSorted()).toEqual(attachmentStates.toSorted());
+  });
+
+  it('modification machine is legal exactly where listed', () => {
+    expect(pairsOf(modificationTransitions, modificationStates, modificationEvents).toSorted()).toEqual(
+      legal['modification']?.toSorted(),
+    );
+    expect(statesOf(modificationTransitions).toSorted()).toEqual(modificationStates.toSorted());
   });
 
   it('snapshot machine is legal exactly where listed', () => {
@@ -147,6 +171,31 @@ describe('a refusal', () => {
       });
     },
   );
+});
+
+describe('a refusal of a modification', () => {
+  it.each(modificationStates.flatMap((state) => modificationEvents.map((event) => [state, event] as const)))(
+    'in %s at %s is busy with the states, or there is none',
+    (state, event) => {
+      const volume = { id: 'vol-0123456789abcdef', modification: { state } } as const;
+      const to = next(modificationTransitions, state, event);
+      if (to !== undefined) {
+        expect(nextModificationState(volume, event)).toBe(to);
+        return;
+      }
+      const error = errorOf(() => nextModificationState(volume, event));
+      expect(error).toMatchObject({ code: 'volume-busy', retryable: state === 'modifying' });
+      expect(error.details.allowedStates).toEqual(statesAllowing(modificationTransitions, event));
+    },
+  );
+
+  it('comes exactly while one is on its way', () => {
+    for (const state of modificationStates) {
+      const work = () => requireUnmodified({ id: 'vol-0123456789abcdef', modification: { state } });
+      if (state === 'modifying') expect(errorOf(work).code).toBe('volume-busy');
+      else expect(work).not.toThrow();
+    }
+  });
 });
 
 describe('a refusal of a snapshot', () => {

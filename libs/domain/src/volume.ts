@@ -1,6 +1,6 @@
 import { GIB, MIB, TIB, formatBytes } from './bytes.js';
 import { DomainError, type FieldFault, type Reason } from './errors.js';
-import type { NodeId, PoolId, ProjectId, VolumeId } from './ids.js';
+import type { NodeId, PoolId, ProjectId, SnapshotId, VolumeId } from './ids.js';
 import { next, statesAllowing, type TransitionTable } from './state-machine.js';
 
 export const volumeStates = ['creating', 'available', 'in-use', 'deleting', 'deleted', 'error'] as const;
@@ -18,6 +18,34 @@ export const volumeTransitions: TransitionTable<VolumeState, VolumeEvent> = {
   deleted: {},
 };
 
+export const modificationStates = ['none', 'modifying', 'completed', 'failed'] as const;
+export type ModificationState = (typeof modificationStates)[number];
+export const modificationEvents = ['modify', 'completed', 'failed'] as const;
+export type ModificationEvent = (typeof modificationEvents)[number];
+export const modificationKinds = ['resize', 'revert'] as const;
+export type ModificationKind = (typeof modificationKinds)[number];
+
+/** What a volume is being changed into, beside its lifecycle: one change at a time. A pair that is not listed is illegal. */
+export const modificationTransitions: TransitionTable<ModificationState, ModificationEvent> = {
+  none: { modify: 'modifying' },
+  modifying: { completed: 'completed', failed: 'failed' },
+  completed: { modify: 'modifying' },
+  failed: { modify: 'modifying' },
+};
+
+/** The change that a volume is in, or the last one that it was in. */
+export interface Modification {
+  state: ModificationState;
+  /** Unset in `none`. */
+  kind?: ModificationKind;
+  /** Why it is `failed`. */
+  reason?: Reason;
+}
+
+/** What a volume began as: a snapshot, or another volume as it was then. Either may be gone. */
+export type VolumeSource =
+  { snapshotId: SnapshotId; volumeId?: undefined } | { snapshotId?: undefined; volumeId: VolumeId };
+
 /** A volume as the control world knows it. */
 export interface Volume {
   id: VolumeId;
@@ -27,7 +55,9 @@ export interface Volume {
   state: VolumeState;
   /** Why it is in `error`. */
   reason?: Reason;
-  /** Grows by one with every attachment: the fence that an older attachment cannot pass. */
+  source?: VolumeSource;
+  modification: Modification;
+  /** Grows by one with every attachment and revert: the fence that an older one cannot pass. */
   generation: number;
   /** Where the bytes are; unset until the worker has placed the volume. */
   nodeId?: NodeId;
@@ -81,6 +111,40 @@ export function nextVolumeState(volume: Pick<Volume, 'id' | 'state'>, event: Vol
     currentState: volume.state,
     allowedStates,
     // Only `creating` passes by itself into a state that can be attached or deleted.
+    retryable: volume.state === 'creating',
+  });
+}
+
+/** The modification's state after the event. Throws `volume-busy` while another modification is on its way. */
+export function nextModificationState(
+  volume: Pick<Volume, 'id' | 'modification'>,
+  event: ModificationEvent,
+): ModificationState {
+  const to = next(modificationTransitions, volume.modification.state, event);
+  if (to !== undefined) return to;
+  throw new DomainError('volume-busy', {
+    message: `The modification of volume ${volume.id} is ${volume.modification.state}. Try again in a moment.`,
+    currentState: volume.modification.state,
+    allowedStates: statesAllowing(modificationTransitions, event),
+    retryable: volume.modification.state === 'modifying',
+  });
+}
+
+/** Throws `volume-busy` while the volume is being changed. */
+export function requireUnmodified(volume: Pick<Volume, 'id' | 'modification'>): void {
+  if (volume.modification.state === 'modifying') nextModificationState(volume, 'modify');
+}
+
+/** Throws `volume-wrong-state` unless the volume is in one of these states. */
+export function requireState(
+  volume: Pick<Volume, 'id' | 'state'>,
+  allowedStates: readonly VolumeState[],
+): void {
+  if (allowedStates.includes(volume.state)) return;
+  throw new DomainError('volume-wrong-state', {
+    message: `Volume ${volume.id} is ${volume.state}; this needs it to be ${allowedStates.join(' or ')}.`,
+    currentState: volume.state,
+    allowedStates,
     retryable: volume.state === 'creating',
   });
 }

@@ -83,8 +83,10 @@ export class ApiClient {
 
   /** Starts the making of a volume; it exists when the operation has succeeded. */
   createVolume(body: {
-    sizeBytes: number;
+    sizeBytes?: number;
     name?: string;
+    snapshotId?: string;
+    sourceVolumeId?: string;
   }): Promise<{ volume: ApiVolume; operation: ApiOperation }> {
     return this.request('POST', '/v1/volumes', body);
   }
@@ -97,6 +99,16 @@ export class ApiClient {
   listVolumes(pageToken?: string): Promise<{ volumes: ApiVolume[]; nextPageToken?: string }> {
     const query = pageToken ? `?pageToken=${encodeURIComponent(pageToken)}` : '';
     return this.request('GET', `/v1/volumes${query}`);
+  }
+
+  /** Starts making a volume larger. */
+  resizeVolume(id: string, sizeBytes: number): Promise<{ operation: ApiOperation }> {
+    return this.request('POST', `/v1/volumes/${encodeURIComponent(id)}/resize`, { sizeBytes });
+  }
+
+  /** Starts making a detached volume read as its snapshot again. */
+  revertVolume(id: string, snapshotId: string): Promise<{ operation: ApiOperation }> {
+    return this.request('POST', `/v1/volumes/${encodeURIComponent(id)}/revert`, { snapshotId });
   }
 
   deleteVolume(id: string): Promise<{ operation: ApiOperation }> {

@@ -52,6 +52,7 @@ export class AttachmentsController {
     'client-token-conflict',
     'volume-not-found',
     'volume-in-use',
+    'volume-busy',
     'volume-wrong-state',
     'idempotent-parameter-mismatch',
     'concurrent-change',

@@ -2,6 +2,7 @@ import {
   newId,
   NUM_QUEUES_DEFAULT,
   requestDigest,
+  requireUnmodified,
   sameRequestOrThrow,
   type Attachment,
   type AttachmentId,
@@ -59,7 +60,7 @@ export class AttachmentsService {
    * Reserves the volume and starts the attach.
    *
    * The volume is `in-use` and the attachment `attaching` from this transaction on, so of two callers
-   * one gets `volume-in-use`. If the attach fails, the worker gives the volume back.
+   * one gets `volume-in-use`. Throws `volume-busy` while the volume is being changed. If the attach fails, the worker gives the volume back.
    */
   async attach(
     project: ProjectId,
@@ -80,6 +81,7 @@ export class AttachmentsService {
       const twin = await findReplay(repositories, project, clientToken, digest);
       if (twin) return twin;
 
+      requireUnmodified(volume);
       const reserved = await volumes.transition(volume, 'attached', { generation: volume.generation + 1 });
       const { generation } = reserved;
       const attachmentId = newId('att');

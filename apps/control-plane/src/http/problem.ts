@@ -35,6 +35,7 @@ export const problems = {
   'volume-in-use': { status: 409, title: 'The volume is attached' },
   'volume-wrong-state': { status: 409, title: 'The volume is in the wrong state' },
   'volume-busy': { status: 409, title: 'Something is being done with the volume' },
+  'snapshot-in-use': { status: 409, title: 'Something is being made of the snapshot' },
   'snapshot-wrong-state': { status: 409, title: 'The snapshot is in the wrong state' },
   'attachment-wrong-state': { status: 409, title: 'The attachment is in the wrong state' },
   'concurrent-change': { status: 409, title: 'Something else changed it at the same moment' },

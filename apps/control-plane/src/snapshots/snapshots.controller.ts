@@ -46,8 +46,7 @@ export class SnapshotsController {
   @HttpCode(202)
   @ApiOperation({
     summary: 'Snapshot a volume',
-    description:
-      'Of any size: it takes a moment, and space only as the volume changes. Detach the volume first.',
+    description: 'Attached or not, of any size: it takes a moment, and space only as the volume changes.',
   })
   @ApiAcceptedResponse({ type: SnapshotAcceptedDto, headers: located })
   @TakesIdempotencyKey()
@@ -56,6 +55,7 @@ export class SnapshotsController {
     'invalid-request',
     'client-token-conflict',
     'volume-not-found',
+    'volume-busy',
     'volume-wrong-state',
     'idempotent-parameter-mismatch',
     'concurrent-change',
@@ -83,7 +83,7 @@ export class SnapshotsController {
   @HttpCode(202)
   @ApiOperation({
     summary: 'Snapshot volumes at one point in time',
-    description: 'All of them or none. The volumes are on one node and detached.',
+    description: 'All of them or none. The volumes are on one node, attached or not.',
   })
   @ApiAcceptedResponse({ type: SnapshotGroupAcceptedDto, headers: located })
   @TakesIdempotencyKey()
@@ -92,6 +92,7 @@ export class SnapshotsController {
     'invalid-request',
     'client-token-conflict',
     'volume-not-found',
+    'volume-busy',
     'volume-wrong-state',
     'idempotent-parameter-mismatch',
     'concurrent-change',
@@ -154,6 +155,7 @@ export class SnapshotsController {
     'invalid-request',
     'client-token-conflict',
     'snapshot-not-found',
+    'snapshot-in-use',
     'snapshot-wrong-state',
     'idempotent-parameter-mismatch',
     'concurrent-change',

@@ -1,7 +1,10 @@
 import {
   DomainError,
+  isFinished,
   newId,
   requestDigest,
+  requireState,
+  requireUnmodified,
   sameRequestOrThrow,
   type GroupId,
   type Operation,
@@ -50,7 +53,7 @@ export class SnapshotsService {
    * Starts the snapshots of volumes at one point in time, and returns before any of them is taken.
    *
    * Rows and operation commit together; a crash after that costs a delay, not the snapshots. Throws
-   * `volume-wrong-state` for a volume that is not there yet or no more, and `invalid-request` when they are on several
+   * `volume-wrong-state` for a volume that is not there yet or no more, `volume-busy` for one that is being changed, and `invalid-request` when they are on several
    * nodes.
    */
   async create(
@@ -96,7 +99,8 @@ export class SnapshotsService {
   /**
    * Starts the deletion of a snapshot, or answers with the deletion that is on its way or done. What depends on it stays.
    *
-   * Throws `snapshot-wrong-state` while it is being taken.
+   * Throws `snapshot-wrong-state` while it is being taken, `snapshot-in-use` while a volume is being made of it or goes
+   * back to it.
    */
   async delete(
     project: ProjectId,
@@ -104,7 +108,7 @@ export class SnapshotsService {
     clientToken: string | undefined,
   ): Promise<{ operation: Operation; snapshot?: Snapshot }> {
     const digest = requestDigest({ kind: 'delete-snapshot', snapshotId });
-    const result = await this.unitOfWork.run(async ({ snapshots, operations }) => {
+    const result = await this.unitOfWork.run(async ({ volumes, snapshots, operations }) => {
       const earlier =
         clientToken === undefined ? undefined : await operations.findByClientToken(project, clientToken);
       if (earlier) {
@@ -116,6 +120,12 @@ export class SnapshotsService {
         const operation = await operations.findLatest({ snapshotId }, 'delete-snapshot');
         if (operation) return { operation, snapshot };
         throw new Error(`Snapshot ${snapshotId} is ${snapshot.state}, but no operation deletes it.`);
+      }
+      const revert = await operations.findLatest({ snapshotId }, 'revert-volume');
+      if ((revert && !isFinished(revert.state)) || (await volumes.isBeingCloned(snapshotId))) {
+        throw new DomainError('snapshot-in-use', {
+          message: `A volume is being made of snapshot ${snapshotId}, or goes back to it. Try again in a moment.`,
+        });
       }
       const deleting = await snapshots.transition(snapshot, 'delete', { reason: null });
       const { volumeId } = snapshot;
@@ -167,16 +177,11 @@ type PlacedVolume = Volume & Required<Pick<Volume, 'nodeId' | 'poolId'>>;
 /** The volumes, as those that have bytes, all on one node. */
 function placedTogether(volumes: readonly Volume[]): PlacedVolume[] {
   const placed = volumes.map((volume) => {
-    const { id, state, nodeId, poolId } = volume;
-    if (state === 'available' && nodeId !== undefined && poolId !== undefined) {
-      return { ...volume, nodeId, poolId };
-    }
-    throw new DomainError('volume-wrong-state', {
-      message: `Volume ${id} is ${state}; a snapshot needs it to be available.`,
-      currentState: state,
-      allowedStates: ['available'],
-      retryable: state === 'creating',
-    });
+    requireState(volume, ['available', 'in-use']);
+    requireUnmodified(volume);
+    const { id, nodeId, poolId } = volume;
+    if (nodeId !== undefined && poolId !== undefined) return { ...volume, nodeId, poolId };
+    throw new Error(`Volume ${id} is available and has no place.`);
   });
   if (new Set(placed.map(({ nodeId }) => nodeId)).size > 1) {
     const where = placed.map(({ id, nodeId }) => `${id} on ${nodeId}`).join(', ');

@@ -1,30 +1,42 @@
 import {
+  isId,
   VOLUME_SIZE_MAX,
   VOLUME_SIZE_MIN,
   VOLUME_SIZE_MULTIPLE,
   volumeSizeFault,
   volumeStates,
   type Attachment,
+  type SnapshotId,
   type Volume,
+  type VolumeId,
   type VolumeState,
 } from '@cairn/domain';
 import { ApiProperty, ApiPropertyOptional } from '@nestjs/swagger';
 import { AttachmentDto, toAttachmentDto } from '../attachments/attachment.dto.js';
 import { CommaSeparated, PageQuery } from '../http/paging.js';
 import { clientToken } from '../http/params.js';
-import { Optional, Required, text } from '../http/validation.js';
+import { Optional, text } from '../http/validation.js';
 import { OperationDto, ReasonDto } from '../operations/operation.dto.js';
+import { ModificationDto } from './modification.dto.js';
 
 /** The body of a create. */
 export class CreateVolumeDto {
-  @ApiProperty({
+  @ApiPropertyOptional({
     example: 1_073_741_824,
-    description: `Bytes; a multiple of ${VOLUME_SIZE_MULTIPLE}.`,
+    description: `Bytes; a multiple of ${VOLUME_SIZE_MULTIPLE}. Of a source, its own or more, and that without it.`,
     minimum: VOLUME_SIZE_MIN,
     maximum: VOLUME_SIZE_MAX,
   })
-  @Required(volumeSizeFault)
-  sizeBytes!: number;
+  @Optional(volumeSizeFault)
+  sizeBytes?: number;
+
+  @ApiPropertyOptional({ description: 'It begins as this snapshot.', example: 'snap-0123456789abcdef' })
+  @Optional((value) => (isId('snap', value) ? undefined : 'must be a snapshot id'))
+  snapshotId?: SnapshotId;
+
+  @ApiPropertyOptional({ description: 'It begins as this volume is now.', example: 'vol-0123456789abcdef' })
+  @Optional((value) => (isId('vol', value) ? undefined : 'must be a volume id'))
+  sourceVolumeId?: VolumeId;
 
   @ApiPropertyOptional({ description: 'Yours; need not be unique.', maxLength: 255 })
   @Optional(text(1, 255))
@@ -63,6 +75,15 @@ export class VolumeDto {
   @ApiPropertyOptional({ type: ReasonDto, description: 'Why it is in error.' })
   reason?: ReasonDto;
 
+  @ApiPropertyOptional({ description: 'The snapshot that it began as.', example: 'snap-0123456789abcdef' })
+  snapshotId?: string;
+
+  @ApiPropertyOptional({ description: 'The volume that it began as.', example: 'vol-0123456789abcdef' })
+  sourceVolumeId?: string;
+
+  @ApiPropertyOptional({ type: ModificationDto, description: 'The change it is in, or was in last.' })
+  modification?: ModificationDto;
+
   @ApiPropertyOptional({ description: 'The node that holds it.', example: 'node-0123456789abcdef' })
   nodeId?: string;
 
@@ -99,13 +120,17 @@ export class VolumeListDto {
 
 /** The volume as the API shows it. */
 export function toVolumeDto(volume: Volume, attachments: readonly Attachment[] = []): VolumeDto {
-  const { id, name, sizeBytes, state, reason, nodeId } = volume;
+  const { id, name, sizeBytes, state, reason, source, nodeId } = volume;
+  const { kind, ...modification } = volume.modification;
   return {
     id,
     name,
     sizeBytes,
     state,
     reason,
+    snapshotId: source?.snapshotId,
+    sourceVolumeId: source?.volumeId,
+    modification: kind && { kind, ...modification },
     nodeId,
     attachments: attachments.filter((attachment) => attachment.volumeId === id).map(toAttachmentDto),
     createdAt: volume.createdAt.toISOString(),

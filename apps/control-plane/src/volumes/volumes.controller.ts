@@ -40,13 +40,23 @@ export class VolumesController {
   /** Starts the creation of a volume. */
   @Post()
   @HttpCode(202)
-  @ApiOperation({ summary: 'Create a volume', description: 'It is thin: it takes space as it is written.' })
+  @ApiOperation({
+    summary: 'Create a volume',
+    description:
+      'It is thin: it takes space as it is written. One that begins as a snapshot or as another volume is on the same ' +
+      'node, is there at once whatever the size, and stays when its source is deleted.',
+  })
   @ApiAcceptedResponse({ type: VolumeAcceptedDto, headers: { Location: { schema: { type: 'string' } } } })
   @TakesIdempotencyKey()
   @NeedsApiKey(
     'malformed-request',
     'invalid-request',
     'client-token-conflict',
+    'volume-not-found',
+    'snapshot-not-found',
+    'volume-busy',
+    'volume-wrong-state',
+    'snapshot-wrong-state',
     'idempotent-parameter-mismatch',
     'concurrent-change',
     'body-too-large',
@@ -58,9 +68,15 @@ export class VolumesController {
     @Req() request: Request,
     @Res({ passthrough: true }) response: Response,
   ): Promise<VolumeAcceptedDto> {
-    const { sizeBytes, name } = body;
+    const { sizeBytes, name, snapshotId, sourceVolumeId } = body;
     const clientToken = clientTokenOf(request, body);
-    const { operation, volume } = await this.volumes.create(project, { sizeBytes, name, clientToken });
+    const { operation, volume } = await this.volumes.create(project, {
+      sizeBytes,
+      name,
+      snapshotId,
+      sourceVolumeId,
+      clientToken,
+    });
     response.location(`/v1/operations/${operation.id}`);
     return { operation: toOperationDto(operation), volume: volume && toVolumeDto(volume) };
   }

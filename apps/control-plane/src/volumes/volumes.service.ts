@@ -2,22 +2,29 @@ import {
   DomainError,
   newId,
   requestDigest,
+  requireCompleted,
+  requireState,
+  requireUnmodified,
   sameRequestOrThrow,
   type Attachment,
   type Operation,
-  type OperationIntent,
   type ProjectId,
+  type SnapshotId,
   type Volume,
   type VolumeId,
 } from '@cairn/domain';
-import { UnitOfWork, type VolumeQuery } from '@cairn/persistence';
+import { UnitOfWork, type Repositories, type VolumeQuery } from '@cairn/persistence';
 import { Injectable } from '@nestjs/common';
 import { OperationStarter } from '../operations/operation.starter.js';
 
 /** What a create asks for. */
 export interface CreateVolume {
-  sizeBytes: number;
+  /** Without it, the size of the source. */
+  sizeBytes?: number;
   name?: string;
+  /** What it begins as: one of these or none. */
+  snapshotId?: SnapshotId;
+  sourceVolumeId?: VolumeId;
   clientToken?: string;
 }
 
@@ -52,32 +59,41 @@ export class VolumesService {
    * Starts the creation of a volume.
    *
    * Volume and operation commit together; the nudge is only a hint, so a crash after commit costs a
-   * delay, not the volume. The same clientToken gives the same operation.
+   * delay, not the volume. The same clientToken gives the same operation. Throws `invalid-request` for a size less than
+   * the source's, and what says that the source is not there or cannot be copied now.
    */
   async create(
     project: ProjectId,
     request: CreateVolume,
   ): Promise<{ operation: Operation; volume?: Volume }> {
-    const { sizeBytes, name, clientToken } = request;
-    const id = newId('vol');
-    const intent: OperationIntent = {
-      projectId: project,
-      kind: 'create-volume',
-      params: { sizeBytes },
-      target: { volumeId: id },
-      clientToken,
-      requestDigest: requestDigest({ kind: 'create-volume', sizeBytes, name }),
-    };
-    const result = await this.unitOfWork.run(async ({ volumes, operations }) => {
-      const { operation, isNew } = await operations.insert(intent);
-      if (isNew)
-        return {
-          operation,
-          volume: await volumes.insert({ id, projectId: project, name, sizeBytes }),
-        };
-      sameRequestOrThrow(operation, intent);
-      const { volumeId } = operation.target;
-      return { operation, volume: volumeId && (await volumes.find(project, volumeId)) };
+    const { sizeBytes, name, snapshotId, sourceVolumeId, clientToken } = request;
+    const digest = requestDigest({ kind: 'create-volume', sizeBytes, name, snapshotId, sourceVolumeId });
+    const result = await this.unitOfWork.run(async (repositories) => {
+      const { volumes, operations } = repositories;
+      const replay = async () => {
+        const earlier =
+          clientToken === undefined ? undefined : await operations.findByClientToken(project, clientToken);
+        return earlier && answerOf(repositories, project, earlier, digest);
+      };
+      const earlier = await replay();
+      if (earlier) return earlier;
+      const origin = await originOf(repositories, project, request);
+      // Looked for again under the source's lock: a twin of this request may have committed while we waited.
+      const twin = await replay();
+      if (twin) return twin;
+
+      const id = newId('vol');
+      const { source, ...own } = origin;
+      const { operation, isNew } = await operations.insert({
+        projectId: project,
+        kind: 'create-volume',
+        params: { sizeBytes: own.sizeBytes, ...(source === undefined ? {} : { source }) },
+        target: { volumeId: id },
+        clientToken,
+        requestDigest: digest,
+      });
+      if (!isNew) return answerOf(repositories, project, operation, digest);
+      return { operation, volume: await volumes.insert({ id, projectId: project, name, source, ...own }) };
     });
     await this.starter.start(result.operation);
     return result;
@@ -87,7 +103,7 @@ export class VolumesService {
    * Starts the deletion of a volume, or answers with the deletion that is on its way or done.
    *
    * Throws `volume-in-use` while it is attached, `volume-wrong-state` while it is created, `volume-busy` while a snapshot
-   * of it is being taken.
+   * or a clone of it is being made, or it is being changed.
    */
   async delete(
     project: ProjectId,
@@ -113,6 +129,12 @@ export class VolumesService {
           message: `A snapshot of volume ${volumeId} is being taken. Try again in a moment.`,
         });
       }
+      requireUnmodified(volume);
+      if (await volumes.isBeingCloned(volumeId)) {
+        throw new DomainError('volume-busy', {
+          message: `A volume is being made of volume ${volumeId}. Try again in a moment.`,
+        });
+      }
       const deleting = await volumes.transition(volume, 'delete', { reason: null });
       const { operation, isNew } = await operations.insert({
         projectId: project,
@@ -129,4 +151,59 @@ export class VolumesService {
     await this.starter.start(result.operation);
     return result;
   }
+}
+
+/** What an operation under the token of a create answers. Throws `idempotent-parameter-mismatch`. */
+async function answerOf(
+  { volumes }: Repositories,
+  project: ProjectId,
+  operation: Operation,
+  digest: string,
+): Promise<{ operation: Operation; volume?: Volume }> {
+  sameRequestOrThrow(operation, { requestDigest: digest });
+  const { volumeId } = operation.target;
+  return { operation, volume: volumeId && (await volumes.find(project, volumeId)) };
+}
+
+/** The size, the source and, with a source, the place of a new volume; the source is locked until the transaction ends. */
+async function originOf(
+  { volumes, snapshots }: Repositories,
+  project: ProjectId,
+  { sizeBytes, snapshotId, sourceVolumeId }: CreateVolume,
+): Promise<Pick<Volume, 'sizeBytes' | 'source' | 'nodeId' | 'poolId'>> {
+  if (snapshotId !== undefined && sourceVolumeId !== undefined) {
+    throw refusal('sourceVolumeId', 'must not be there together with snapshotId');
+  }
+  if (snapshotId !== undefined) {
+    const snapshot = await snapshots.getForUpdate(project, snapshotId);
+    requireCompleted(snapshot);
+    const { nodeId, poolId } = snapshot;
+    return { sizeBytes: atLeast(snapshot.sizeBytes, sizeBytes), source: { snapshotId }, nodeId, poolId };
+  }
+  if (sourceVolumeId !== undefined) {
+    const volume = await volumes.getForUpdate(project, sourceVolumeId);
+    requireState(volume, ['available', 'in-use']);
+    requireUnmodified(volume);
+    const { nodeId, poolId } = volume;
+    return {
+      sizeBytes: atLeast(volume.sizeBytes, sizeBytes),
+      source: { volumeId: sourceVolumeId },
+      nodeId,
+      poolId,
+    };
+  }
+  if (sizeBytes === undefined) throw refusal('sizeBytes', 'is missing; without a source it is needed');
+  return { sizeBytes };
+}
+
+function atLeast(sourceBytes: number, sizeBytes = sourceBytes): number {
+  if (sizeBytes >= sourceBytes) return sizeBytes;
+  throw refusal('sizeBytes', `must not be less than the ${sourceBytes} of the source`);
+}
+
+function refusal(field: string, message: string): DomainError {
+  return new DomainError('invalid-request', {
+    message: `The request is not valid: ${field}. See errors.`,
+    faults: [{ field, message }],
+  });
 }

@@ -36,7 +36,7 @@ beforeAll(async () => {
       agentToken: 'secret',
       registry: registry as unknown as ExportRegistry,
       snapshots: snapshots as unknown as NodeSnapshots,
-      coalescing: {} as Coalescing,
+      coalescing: { start: () => undefined } as Coalescing,
       report: {} as NodeReport,
       metrics: { render: async () => 'cairn_up 1\n' } as unknown as MetricsText,
     }),

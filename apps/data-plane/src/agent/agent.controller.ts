@@ -2,6 +2,8 @@ import { Body, Controller, Delete, Get, HttpCode, Param, Put, Query, UseGuards }
 import {
   parseDeleteExport,
   parsePutExport,
+  parsePutRevert,
+  parsePutSize,
   parsePutVolume,
   parseVolumeId,
   type AgentExport,
@@ -40,7 +42,22 @@ export class AgentController {
 
   @Put('volumes/:id')
   async putVolume(@Param('id') id: string, @Body() body: unknown): Promise<AgentVolume> {
-    return this.registry.putVolume(parseVolumeId(id), parsePutVolume(body));
+    const volume = await this.registry.putVolume(parseVolumeId(id), parsePutVolume(body));
+    // A clone leaves a layer that may be folded.
+    this.coalescing.start();
+    return volume;
+  }
+
+  @Put('volumes/:id/size')
+  async putSize(@Param('id') id: string, @Body() body: unknown): Promise<AgentVolume> {
+    return this.registry.putSize(parseVolumeId(id), parsePutSize(body));
+  }
+
+  @Put('volumes/:id/revert')
+  async putRevert(@Param('id') id: string, @Body() body: unknown): Promise<AgentVolume> {
+    const volume = await this.registry.putRevert(parseVolumeId(id), parsePutRevert(body));
+    this.coalescing.start();
+    return volume;
   }
 
   @Delete('volumes/:id')

@@ -48,7 +48,20 @@ class MemoryPool implements VolumePool {
   async detach(volumeId: string) {
     this.attached.delete(volumeId);
   }
-  /** Volumes with this many layers; the others have one. */
+  async grow(volumeId: string, sizeBytes: number) {
+    const record = { ...this.records.get(volumeId)!, sizeBytes };
+    this.records.set(volumeId, record);
+    return record;
+  }
+  /** The reverts that were made, as `volume snapshot`. */
+  readonly reverts: string[] = [];
+  // Only the verbs of the cases below; what they do is tested with the store itself.
+  readonly clones = {
+    revert: async (volumeId: string, snapshotId: string) => {
+      this.reverts.push(`${volumeId} ${snapshotId}`);
+      return { ...this.records.get(volumeId)!, headLayer: 'lay' };
+    },
+  } as unknown as VolumePool['clones'];
   async allocatedBytes() {
     return 0;
   }
@@ -66,6 +79,9 @@ class IdleReactor implements ExportReactor {
   /** Held open by a test to look at what happens meanwhile. */
   gate: Promise<void> = Promise.resolve();
 
+  async resizeExport(id: string, sizeBytes: number) {
+    this.calls.push(`resize ${id} ${sizeBytes}`);
+  }
   async addExport({ id }: { id: string }) {
     this.calls.push(`add ${id}`);
     await this.gate;
@@ -173,6 +189,41 @@ describe('volumes of the registry', () => {
     expect(await codeOf(registry.deleteVolume(volumeId))).toBe('volume-exported');
     await registry.deleteExport(volumeId, { generation: 1, force: false });
     expect(await codeOf(registry.deleteVolume(volumeId))).toBe('done');
+  });
+});
+
+describe('changes of volumes of the registry', () => {
+  const snapshotId = 'snap-0123456789abcdef';
+
+  it('grows a volume, tells a guest also when it is asked again, and never shrinks one', async () => {
+    await registry.putExport(volumeId, request);
+    for (let i = 0; i < 2; i += 1) {
+      expect(await registry.putSize(volumeId, { sizeBytes: 2 * MIB })).toMatchObject({ sizeBytes: 2 * MIB });
+    }
+    expect(reactor.calls.slice(1)).toEqual([1, 2].map(() => `resize ${volumeId} ${2 * MIB}`));
+    expect(await codeOf(registry.putSize(volumeId, { sizeBytes: MIB }))).toBe('volume-size-mismatch');
+    await registry.deleteExport(volumeId, { generation: 1, force: false });
+    await registry.putSize(volumeId, { sizeBytes: 3 * MIB });
+    expect(reactor.calls.filter((call) => call.startsWith('resize'))).toHaveLength(2);
+  });
+
+  it('reverts a volume once for each generation, also over restarts', async () => {
+    await registry.putRevert(volumeId, { snapshotId, generation: 1 });
+    await restart();
+    expect(await codeOf(registry.putRevert(volumeId, { snapshotId, generation: 1 }))).toBe('done');
+    expect(pool.reverts).toEqual([`${volumeId} ${snapshotId}`]);
+    expect(await codeOf(registry.putExport(volumeId, request))).toBe('stale-generation');
+  });
+
+  it('does not undo what was written after a revert when that comes late', async () => {
+    await registry.putExport(volumeId, newer);
+    expect(await codeOf(registry.putRevert(volumeId, { snapshotId, generation: 3 }))).toBe('volume-exported');
+    await registry.deleteExport(volumeId, { generation: 2, force: false });
+    expect(await codeOf(registry.putRevert(volumeId, { snapshotId, generation: 1 }))).toBe(
+      'stale-generation',
+    );
+    expect(pool.reverts).toEqual([]);
+    expect(await codeOf(registry.putRevert(volumeId, { snapshotId, generation: 3 }))).toBe('done');
   });
 });
 

@@ -3,6 +3,7 @@
 //
 //   put export:     remember (fence + export) -> attach, listen   a crash between them: boot listens
 //   delete export:  stop listening, detach -> forget, close fence  a crash between them: boot listens again, the verb is repeated
+//   revert:         revert -> close the fence                      a crash between them: the verb is repeated, nobody wrote since
 //   delete volume:  remember the deletion -> remove files          a crash between them: the verb is repeated
 //
 // A volume is attached in its pool as long as it is served, so that the pool tells of every change of its chain.
@@ -18,6 +19,8 @@ import {
   type AgentVolume,
   type DeleteExport,
   type PutExport,
+  type PutRevert,
+  type PutSize,
   type PutVolume,
 } from '@cairn/agent';
 import { isId, noFaultPoints, type FaultPoints, type VolumeId } from '@cairn/domain';
@@ -30,13 +33,30 @@ import type { PersistedExport, VolumeState, VolumeStates } from './volume-states
 /** The part of the volume store that verbs use. */
 export type VolumePool = Pick<
   VolumeStore,
-  'create' | 'find' | 'list' | 'delete' | 'attach' | 'detach' | 'allocatedBytes' | 'capacity' | 'poolId'
+  | 'create'
+  | 'clones'
+  | 'find'
+  | 'grow'
+  | 'list'
+  | 'delete'
+  | 'attach'
+  | 'detach'
+  | 'allocatedBytes'
+  | 'capacity'
+  | 'poolId'
 >;
 
 /** The part of the reactor that verbs use. */
 export type ExportReactor = Pick<
   Reactors,
-  'addExport' | 'removeExport' | 'switchHeads' | 'changeChain' | 'barrier' | 'status' | 'statuses'
+  | 'addExport'
+  | 'removeExport'
+  | 'resizeExport'
+  | 'switchHeads'
+  | 'changeChain'
+  | 'barrier'
+  | 'status'
+  | 'statuses'
 >;
 
 /** What a registry works with. */
@@ -104,8 +124,41 @@ export class ExportRegistry {
   putVolume(volumeId: VolumeId, request: PutVolume): Promise<AgentVolume> {
     return this.verb(volumeId, 'storage-failed', async () => {
       this.refuseDeleted(volumeId);
-      const record = await this.pool.create({ volumeId, sizeBytes: request.sizeBytes });
+      return this.volumeOf(volumeId, await this.make(volumeId, request));
+    });
+  }
+
+  /** See AgentClient.putSize. */
+  putSize(volumeId: VolumeId, { sizeBytes }: PutSize): Promise<AgentVolume> {
+    return this.verb(volumeId, 'storage-failed', async () => {
+      const before = this.recordOf(volumeId);
+      if (sizeBytes < before.sizeBytes) {
+        const message = `${volumeId} has ${before.sizeBytes} bytes and never shrinks`;
+        throw new AgentError('volume-size-mismatch', message);
+      }
+      const record = await this.pool.grow(volumeId, sizeBytes);
+      // Told also when it has the size already: a crash may have come before the guest was told.
+      if ((await this.reactor.status(volumeId)) !== undefined) {
+        await this.reactor.resizeExport(volumeId, sizeBytes);
+      }
       return this.volumeOf(volumeId, record);
+    });
+  }
+
+  /** See AgentClient.putRevert. */
+  putRevert(volumeId: VolumeId, { snapshotId, generation }: PutRevert): Promise<AgentVolume> {
+    return this.verb(volumeId, 'storage-failed', async () => {
+      const record = this.recordOf(volumeId);
+      const before = this.stateOf(volumeId);
+      if (generation < before.generation) throw stale(before, generation);
+      // Done already: what was written since must stay.
+      if (generation === before.closedGeneration) return this.volumeOf(volumeId, record);
+      if (before.export !== undefined) {
+        throw new AgentError('volume-exported', `${volumeId} is exported for ${before.export.attachmentId}`);
+      }
+      const reverted = await this.pool.clones.revert(volumeId, snapshotId);
+      await this.states.put({ ...before, generation, closedGeneration: generation });
+      return this.volumeOf(volumeId, reverted);
     });
   }
 
@@ -190,6 +243,14 @@ export class ExportRegistry {
     return this.exported().map(({ state, persisted }) =>
       this.exportOf(state, persisted, statuses.get(state.volumeId)),
     );
+  }
+
+  private make(volumeId: VolumeId, { sizeBytes, source }: PutVolume): Promise<VolumeRecord> {
+    if (source === undefined) return this.pool.create({ volumeId, sizeBytes });
+    const { snapshotId, volumeId: sourceVolumeId } = source;
+    if (snapshotId !== undefined) return this.pool.clones.fromSnapshot({ volumeId, snapshotId, sizeBytes });
+    const { switchHeads } = this;
+    return this.pool.clones.ofVolume({ volumeId, sourceVolumeId, sizeBytes }, { switchHeads });
   }
 
   private async listen(volumeId: VolumeId, persisted: PersistedExport): Promise<void> {

@@ -1,5 +1,12 @@
 import { Injectable, Logger } from '@nestjs/common';
-import { DomainError, type FaultPoints, type NodeId, type Reason, type Volume } from '@cairn/domain';
+import {
+  DomainError,
+  type FaultPoints,
+  type NodeId,
+  type Reason,
+  type Volume,
+  type VolumeSource,
+} from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
 import type {
@@ -33,7 +40,7 @@ export class CreateVolumeHandler implements OperationHandler<'create-volume'> {
     // Written down before the agent is called, so that whoever retries asks the same node.
     const place = placeOf(volume) ?? (await this.place(volume, operation.attempts));
     this.faultPoints.reach('worker.after-placement');
-    await this.putVolume(volume, place.nodeId);
+    await this.putVolume(volume, place.nodeId, operation.params.source);
     return async ({ volumes }) => {
       await volumes.transition(volume, 'created', { reason: null });
       // A late worker that met a full pool may have taken the place away, or chosen another since.
@@ -75,13 +82,18 @@ export class CreateVolumeHandler implements OperationHandler<'create-volume'> {
     return place;
   }
 
-  private async putVolume({ id, sizeBytes }: Volume, nodeId: NodeId): Promise<void> {
+  private async putVolume(
+    { id, sizeBytes }: Volume,
+    nodeId: NodeId,
+    source: VolumeSource | undefined,
+  ): Promise<void> {
+    const request = { sizeBytes, ...(source === undefined ? {} : { source }) };
     this.faultPoints.reach('worker.before-agent-call');
     try {
-      await this.agents.call(nodeId, (agent) => agent.putVolume(id, { sizeBytes }));
+      await this.agents.call(nodeId, (agent) => agent.putVolume(id, request));
     } catch (error) {
-      // The node is sure that it has nothing of the volume, so the next try may go elsewhere.
-      if (error instanceof DomainError && error.code === 'pool-full') {
+      // The node is sure that it has nothing of the volume, so the next try may go elsewhere, unless its source is there.
+      if (error instanceof DomainError && error.code === 'pool-full' && source === undefined) {
         await this.unitOfWork.read(({ volumes }) => volumes.unplace(id, nodeId));
       }
       throw error;

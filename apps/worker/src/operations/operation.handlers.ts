@@ -7,6 +7,8 @@ import { CreateSnapshotHandler } from '../handlers/create-snapshot.handler.js';
 import { DeleteSnapshotHandler } from '../handlers/delete-snapshot.handler.js';
 import { DeleteVolumeHandler } from '../handlers/delete-volume.handler.js';
 import { DetachVolumeHandler } from '../handlers/detach-volume.handler.js';
+import { ResizeVolumeHandler } from '../handlers/resize-volume.handler.js';
+import { RevertVolumeHandler } from '../handlers/revert-volume.handler.js';
 
 /** An operation of one kind. */
 export type OperationOfKind<K extends OperationKind> = Extract<Operation, { kind: K }>;
@@ -55,6 +57,8 @@ export class OperationHandlers {
     deleteVolume: DeleteVolumeHandler,
     attachVolume: AttachVolumeHandler,
     detachVolume: DetachVolumeHandler,
+    resizeVolume: ResizeVolumeHandler,
+    revertVolume: RevertVolumeHandler,
     createSnapshot: CreateSnapshotHandler,
     deleteSnapshot: DeleteSnapshotHandler,
   ) {
@@ -63,6 +67,8 @@ export class OperationHandlers {
       'delete-volume': deleteVolume,
       'attach-volume': attachVolume,
       'detach-volume': detachVolume,
+      'resize-volume': resizeVolume,
+      'revert-volume': revertVolume,
       'create-snapshot': createSnapshot,
       'delete-snapshot': deleteSnapshot,
     };

@@ -1,4 +1,14 @@
-import type { ErrorCode, NodeId, PoolId, ProjectId, VolumeId, VolumeState } from '@cairn/domain';
+import type {
+  ErrorCode,
+  ModificationKind,
+  ModificationState,
+  NodeId,
+  PoolId,
+  ProjectId,
+  SnapshotId,
+  VolumeId,
+  VolumeState,
+} from '@cairn/domain';
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import { int8 } from '../int8.transformer.js';
 
@@ -29,6 +39,25 @@ export class VolumeEntity {
 
   @Column({ name: 'reason_message', type: 'text', nullable: true })
   reasonMessage!: string | null;
+
+  /** Not foreign keys: a volume outlives what it began as. */
+  @Column({ name: 'source_snapshot_id', type: 'text', nullable: true })
+  sourceSnapshotId!: SnapshotId | null;
+
+  @Column({ name: 'source_volume_id', type: 'text', nullable: true })
+  sourceVolumeId!: VolumeId | null;
+
+  @Column({ name: 'modification_state', type: 'text', default: 'none' })
+  modificationState!: ModificationState;
+
+  @Column({ name: 'modification_kind', type: 'text', nullable: true })
+  modificationKind!: ModificationKind | null;
+
+  @Column({ name: 'modification_code', type: 'text', nullable: true })
+  modificationCode!: ErrorCode | null;
+
+  @Column({ name: 'modification_message', type: 'text', nullable: true })
+  modificationMessage!: string | null;
 
   @Column({ type: 'int4', default: 0 })
   generation!: number;

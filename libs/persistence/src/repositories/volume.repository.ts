@@ -1,14 +1,21 @@
 import {
   DELETED_VOLUME_RETENTION_MS,
   DomainError,
+  nextModificationState,
   nextVolumeState,
+  type Modification,
+  type ModificationEvent,
+  type ModificationKind,
+  type ModificationState,
   type NodeId,
   type PoolId,
   type ProjectId,
   type Reason,
+  type SnapshotId,
   type Volume,
   type VolumeEvent,
   type VolumeId,
+  type VolumeSource,
   type VolumeState,
 } from '@cairn/domain';
 import { In, LessThan, Not, type EntityManager } from 'typeorm';
@@ -36,17 +43,34 @@ export interface VolumePage {
   next?: number;
 }
 
+/** What a new volume is. */
+export type NewVolume = Pick<
+  Volume,
+  'id' | 'projectId' | 'name' | 'sizeBytes' | 'source' | 'nodeId' | 'poolId'
+>;
+
 /** Volumes. Every change of state is compare-and-set. */
 export class VolumeRepository {
   constructor(private readonly manager: EntityManager) {}
 
-  /** Writes down a new volume in `creating`. */
-  async insert(volume: Pick<Volume, 'id' | 'projectId' | 'name' | 'sizeBytes'>): Promise<Volume> {
+  /** Writes down a new volume in `creating`; one with a source is placed where that is. */
+  async insert(volume: NewVolume): Promise<Volume> {
     const rows = await returning(
       this.manager,
       VolumeEntity,
-      `INSERT INTO volumes (id, project_id, name, size_bytes, state) VALUES ($1, $2, $3, $4, 'creating') RETURNING *`,
-      [volume.id, volume.projectId, volume.name ?? null, volume.sizeBytes],
+      `INSERT INTO volumes (id, project_id, name, size_bytes, state, source_snapshot_id, source_volume_id, node_id,
+         pool_id)
+       VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8) RETURNING *`,
+      [
+        volume.id,
+        volume.projectId,
+        volume.name ?? null,
+        volume.sizeBytes,
+        volume.source?.snapshotId ?? null,
+        volume.source?.volumeId ?? null,
+        volume.nodeId ?? null,
+        volume.poolId ?? null,
+      ],
     );
     return only(rows, volume.id);
   }
@@ -142,6 +166,34 @@ export class VolumeRepository {
   }
 
   /**
+   * Begins a change of a volume that is in one of its states, from what the caller saw.
+   *
+   * Throws `volume-busy` while another change is on its way, and `concurrent-change` when the row is another since.
+   */
+  async modify(volume: Volume, kind: ModificationKind, generation = volume.generation): Promise<Volume> {
+    const to = nextModificationState(volume, 'modify');
+    return this.changeModification(volume, to, { kind, generation });
+  }
+
+  /** Ends a change, with the size it came to or with the reason why it came to nothing. Throws like `modify`. */
+  async endModification(
+    volume: Volume,
+    event: Exclude<ModificationEvent, 'modify'>,
+    changes: { sizeBytes?: number; reason?: Reason } = {},
+  ): Promise<Volume> {
+    return this.changeModification(volume, nextModificationState(volume, event), changes);
+  }
+
+  /** True while a volume is being made of this one or of this snapshot. */
+  async isBeingCloned(source: SnapshotId | VolumeId): Promise<boolean> {
+    const rows: object[] = await this.manager.query(
+      `SELECT 1 FROM volumes WHERE coalesce(source_snapshot_id, source_volume_id) = $1 AND state = 'creating' LIMIT 1`,
+      [source],
+    );
+    return rows.length > 0;
+  }
+
+  /**
    * Chooses where the volume's bytes go, once: a volume that has a place keeps it, and that place is returned.
    *
    * Throws `volume-not-found` when the row is gone.
@@ -165,6 +217,37 @@ export class VolumeRepository {
        WHERE id = $1 AND node_id = $2 AND state = 'creating'`,
       [id, nodeId],
     );
+  }
+
+  private async changeModification(
+    volume: Volume,
+    to: ModificationState,
+    changes: { kind?: ModificationKind; generation?: number; sizeBytes?: number; reason?: Reason },
+  ): Promise<Volume> {
+    const [row] = await returning(
+      this.manager,
+      VolumeEntity,
+      `UPDATE volumes SET modification_state = $4, modification_kind = coalesce($5, modification_kind),
+        generation = coalesce($6, generation), size_bytes = coalesce($7, size_bytes),
+        modification_code = $8, modification_message = $9, updated_at = now()
+      WHERE id = $1 AND state = $2 AND modification_state = $3 RETURNING *`,
+      [
+        volume.id,
+        volume.state,
+        volume.modification.state,
+        to,
+        changes.kind ?? null,
+        changes.generation ?? null,
+        changes.sizeBytes ?? null,
+        changes.reason?.code ?? null,
+        changes.reason?.message ?? null,
+      ],
+    );
+    if (row) return toVolume(row);
+    throw new DomainError('concurrent-change', {
+      message: `Volume ${volume.id} was changed by another. Look at it again and repeat.`,
+      currentState: volume.modification.state,
+    });
   }
 
   /** Forgets volumes deleted longer ago than the retention, with their attachments. Returns how many. */
@@ -202,11 +285,29 @@ function toVolume(row: VolumeEntity): Volume {
     sizeBytes: row.sizeBytes,
     state: row.state,
     reason: row.reasonCode === null ? undefined : { code: row.reasonCode, message: row.reasonMessage ?? '' },
+    source: sourceOf(row),
+    modification: modificationOf(row),
     generation: row.generation,
     nodeId: row.nodeId ?? undefined,
     poolId: row.poolId ?? undefined,
     createdAt: row.createdAt,
     updatedAt: row.updatedAt,
     deletedAt: row.deletedAt ?? undefined,
+  };
+}
+
+function sourceOf({ sourceSnapshotId, sourceVolumeId }: VolumeEntity): VolumeSource | undefined {
+  if (sourceSnapshotId !== null) return { snapshotId: sourceSnapshotId };
+  return sourceVolumeId === null ? undefined : { volumeId: sourceVolumeId };
+}
+
+function modificationOf(row: VolumeEntity): Modification {
+  return {
+    state: row.modificationState,
+    kind: row.modificationKind ?? undefined,
+    reason:
+      row.modificationCode === null
+        ? undefined
+        : { code: row.modificationCode, message: row.modificationMessage ?? '' },
   };
 }
