@@ -17,7 +17,7 @@ describe('a thread’s views over guest memory', () => {
       return { baseAddress, runs: [{ gpa: 0, sizeBytes: PAGE }] };
     });
   });
-  afterEach(() => layouts.forEach(({ baseAddress }) => native.unmap(baseAddress, SPAN)));
+  afterEach(() => layouts.forEach(({ baseAddress }) => native.unreserve(baseAddress, SPAN)));
 
   it('are shared by the rings of one front-end, and end with the last of them', () => {
     const cache = new ViewCache();

@@ -157,21 +157,64 @@ static napi_value MapShared(napi_env env, napi_callback_info info) {
   return p == MAP_FAILED ? ret(env, -errno) : ret(env, (int64_t)(uintptr_t)p);
 }
 
-/* reserve(lengthBytes): address of an inaccessible span, aligned to 4 GiB */
+/* Address space that all threads have reserved: whoever makes many great spans must not leave none for the others.
+ * V8 strews its pages over the lower 64 of the 128 TiB of a process, so the upper half is what is sure to have room;
+ * a half of that for great spans leaves as much to ordinary guests, whatever the others do. */
+#define ORDINARY_SPAN (64ull << 30)
+#define GREAT_SPANS_MAX (32ull << 40)
+#define SPANS_MAX (64ull << 40)
+static _Atomic uint64_t spans, great_spans;
+
+static int take(_Atomic uint64_t *total, uint64_t len, uint64_t max) {
+  if (atomic_fetch_add(total, len) + len <= max) return 1;
+  atomic_fetch_sub(total, len);
+  return 0;
+}
+
+static int take_span(uint64_t len) {
+  int great = len > ORDINARY_SPAN;
+  if (great && !take(&great_spans, len, GREAT_SPANS_MAX)) return 0;
+  if (take(&spans, len, SPANS_MAX)) return 1;
+  if (great) atomic_fetch_sub(&great_spans, len);
+  return 0;
+}
+
+static void give_span(uint64_t len) {
+  if (len > ORDINARY_SPAN) atomic_fetch_sub(&great_spans, len);
+  atomic_fetch_sub(&spans, len);
+}
+
+/* reserve(lengthBytes): address of an inaccessible span, aligned to 4 GiB; -EDQUOT when there are too many */
 static napi_value Reserve(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
   int64_t len = num(&c, 0);
   CHECK(c);
   const uint64_t align = 1ull << 32;
   if (len <= 0 || (uint64_t)len > (1ull << 46)) return ret(env, -EINVAL);
+  if (!take_span((uint64_t)len)) return ret(env, -EDQUOT);
   size_t total = (size_t)len + align;
   uint8_t *p = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) return ret(env, -errno);
+  if (p == MAP_FAILED) {
+    int error = errno;
+    give_span((uint64_t)len);
+    return ret(env, -error);
+  }
   uint8_t *base = (uint8_t *)(((uintptr_t)p + align - 1) & ~(align - 1));
   if (base > p) munmap(p, (size_t)(base - p));
   uint8_t *end = base + len;
   if (p + total > end) munmap(end, (size_t)(p + total - end));
   return ret(env, (int64_t)(uintptr_t)base);
+}
+
+/* unreserve(address, lengthBytes): gives a whole span back, with all that is mapped into it */
+static napi_value Unreserve(napi_env env, napi_callback_info info) {
+  call_t c = begin(env, info);
+  void *at = ptr(&c, 0);
+  int64_t len = num(&c, 1);
+  CHECK(c);
+  if (munmap(at, (size_t)len) < 0) return ret(env, -errno);
+  give_span((uint64_t)len);
+  return ret(env, 0);
 }
 
 /* mapFixed(address, lengthBytes, fd, offsetBytes): maps a file, shared, over a part of a reserved span */
@@ -201,7 +244,11 @@ static void keep(napi_env env, void *data, void *hint) {
   (void)hint;
 }
 
-/* view(address, lengthBytes): ArrayBuffer over that memory; the caller detaches it before unmapping */
+/* view(address, lengthBytes): ArrayBuffer over that memory; the caller detaches it before unmapping
+ *
+ * V8 takes the bytes of an external buffer for memory that a garbage collection might free, and collects as soon as
+ * 64 MiB have come since the last one. Nothing of ours would be freed, so views are discounted once they exist, and
+ * counted in again before they end: those of less than 64 MiB never cause a collection. */
 static napi_value View(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
   void *at = ptr(&c, 0);
@@ -212,13 +259,19 @@ static napi_value View(napi_env env, napi_callback_info info) {
     napi_throw_error(env, NULL, "this Node.js cannot make external array buffers");
     return NULL;
   }
+  int64_t total;
+  napi_adjust_external_memory(env, -len, &total);
   return out;
 }
 
-/* detach(buffer): every typed array over it has length 0 from now on */
+/* detach(buffer), of one that `view` made: every typed array over it has length 0 from now on */
 static napi_value Detach(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
+  size_t len;
   if (c.bad || c.argc < 1) return bad_args(env);
+  if (napi_get_arraybuffer_info(env, c.argv[0], NULL, &len) != napi_ok) return ret(env, -EINVAL);
+  int64_t total;
+  napi_adjust_external_memory(env, (int64_t)len, &total);
   return ret(env, napi_detach_arraybuffer(env, c.argv[0]) == napi_ok ? 0 : -EINVAL);
 }
 
@@ -740,6 +793,7 @@ NAPI_MODULE_INIT() {
       {"ringRegister", RingRegister},
       {"mapShared", MapShared},
       {"reserve", Reserve},
+      {"unreserve", Unreserve},
       {"mapFixed", MapFixed},
       {"unmap", Unmap},
       {"view", View},

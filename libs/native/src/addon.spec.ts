@@ -23,6 +23,7 @@ import { check, SystemError } from './system-error.js';
 const PAGE = 4096;
 const EAGAIN = 11;
 const EMFILE = 24;
+const EDQUOT = 122;
 const ENXIO = 6;
 const ENAMETOOLONG = 36;
 const EADDRINUSE = 98;
@@ -296,8 +297,41 @@ describe('the native verbs', () => {
     it('reserves spans aligned to 4 GiB, and refuses ones without end', () => {
       const base = check('reserve', native.reserve(2 ** 32));
       expect(base % 2 ** 32).toBe(0);
-      expect(native.unmap(base, 2 ** 32)).toBe(0);
+      expect(native.unreserve(base, 2 ** 32)).toBe(0);
       for (const length of [0, -1, 2 ** 47, Number.NaN]) expect(native.reserve(length)).toBe(-22);
+    });
+
+    it('leaves address space for ordinary spans, however many great ones are reserved', () => {
+      const [GREAT, ORDINARY] = [4 * 2 ** 40, 64 * 2 ** 30];
+      const spans: [address: number, bytes: number][] = [];
+      const reserveUntilRefused = (bytes: number): number => {
+        let address = native.reserve(bytes);
+        for (; address > 0; address = native.reserve(bytes)) spans.push([address, bytes]);
+        return address;
+      };
+      expect(reserveUntilRefused(GREAT)).toBe(-EDQUOT);
+      expect(spans).toHaveLength(8);
+      const ordinary = check('reserve', native.reserve(ORDINARY));
+      expect(native.unreserve(ordinary, ORDINARY)).toBe(0);
+      const [address, bytes] = spans.pop()!;
+      expect(native.unreserve(address, bytes)).toBe(0);
+      spans.push([check('reserve', native.reserve(GREAT)), GREAT]);
+      for (const one of spans) expect(native.unreserve(...one)).toBe(0);
+    });
+
+    it('makes many views of great memory without a garbage collection for each', () => {
+      const script = `
+        const native = require(${JSON.stringify(addonPath)});
+        const [SPAN, WINDOW] = [2 ** 36, 2 ** 24];
+        const base = native.reserve(SPAN);
+        const views = [];
+        for (let at = 0; at < SPAN; at += WINDOW) views.push(native.view(base + at, WINDOW));
+        for (const view of views) native.detach(view);
+        console.log(views.length, 'views');`;
+      const { stdout } = spawnSync(process.execPath, ['--trace-gc', '-e', script], { encoding: 'utf8' });
+      expect(stdout).toContain('4096 views');
+      // One may fall into that time by itself.
+      expect(stdout.split('Mark-Compact').length).toBeLessThan(5);
     });
 
     it('leaves a view of length 0 behind when it is detached', () => {

@@ -19,12 +19,18 @@ export interface Native {
   ringRegister(fd: number, opcode: number, address: number, count: number): number;
   /** Shared mapping of `fd`, or anonymous memory when `fd` is -1. */
   mapShared(fd: number, offsetBytes: number, lengthBytes: number): number;
-  /** Inaccessible span, aligned to 4 GiB, to map files into with `mapFixed`. */
+  /**
+   * Inaccessible span, aligned to 4 GiB, to map files into with `mapFixed`. -EDQUOT when all threads together have
+   * reserved as much as they may: 64 TiB, 32 of them in spans of more than 64 GiB.
+   */
   reserve(lengthBytes: number): number;
+  /** Ends a whole span of `reserve`. */
+  unreserve(address: number, lengthBytes: number): number;
   mapFixed(address: number, lengthBytes: number, fd: number, offsetBytes: number): number;
   unmap(address: number, lengthBytes: number): number;
-  /** Array buffer over memory at `address`; detach it before that memory is unmapped. */
+  /** Array buffer over memory at `address`; detach it before that memory is unmapped. 64 MiB or more cost a collection. */
   view(address: number, lengthBytes: number): ArrayBuffer;
+  /** Ends a view. */
   detach(buffer: ArrayBuffer): number;
   addressOf(array: NodeJS.TypedArray): number;
   peek(address: number, into: Uint8Array, offset: number, length: number): number;

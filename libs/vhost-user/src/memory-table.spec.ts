@@ -51,6 +51,30 @@ describe('a front-end’s memory', () => {
     for (const one of mapped.splice(0)) one.unmap();
   });
 
+  it('is refused when address space runs out, and ordinary memory of others is not', () => {
+    const great = () => faultOf([region({ gpa: MAX_GPA_BYTES - 2 * PAGE })]);
+    for (let count = 0; count < 8; count += 1) expect(great()).toBeUndefined();
+    expect(great()).toBe('memory-spans-exhausted');
+    expect(faultOf([region()])).toBeUndefined();
+    mapped.shift()!.unmap();
+    expect(great()).toBeUndefined();
+  });
+
+  it('takes one SIGBUS guard for regions in pages of one size, however many they are', () => {
+    const nextGuard = (): number => {
+      const slot = check('guard', native.guardAdd(2 ** 46, PAGE, PAGE));
+      native.guardRemove(slot);
+      return slot;
+    };
+    const before = nextGuard();
+    map(
+      Array.from({ length: 64 }, (_, index) =>
+        region({ gpa: index * 4 * PAGE, userAddress: 0x7f00_0000_0000 + index * 4 * PAGE }),
+      ),
+    );
+    expect(nextGuard()).toBe(before + 1);
+  });
+
   it('is mapped linearly, each region at its guest physical address', () => {
     const fds = [memfd(2 * PAGE), memfd(4 * PAGE)];
     const [low, high] = fds.map((fd) => native.view(native.mapShared(fd, 0, 2 * PAGE), 2 * PAGE));

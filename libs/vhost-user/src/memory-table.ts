@@ -6,6 +6,13 @@ import { VhostUserError } from './vhost-user-error.js';
 
 const PAGE_BYTES = 4096;
 const HUGETLBFS_MAGIC = 0x958458f6;
+const EDQUOT = 122;
+
+/**
+ * Most SIGBUS guards of one mapping. Regions that follow each other in pages of one size share a guard, so that a
+ * front-end of many regions leaves room for the others in the process's table of 8192.
+ */
+const MAX_GUARDS = 8;
 const U32 = 2 ** 32;
 
 /**
@@ -83,10 +90,12 @@ export class MappedMemory {
     const end = Math.max(...messages.map((region) => region.gpa + region.sizeBytes));
     const spanBytes = Math.ceil(end / U32) * U32;
     const base = native.reserve(spanBytes);
+    if (base === -EDQUOT) throw new VhostUserError('memory-spans-exhausted', { spanBytes });
     if (base < 0) throw new VhostUserError('memory-map-failed', { spanBytes, errno: -base });
     const mapped = new MappedMemory(base, spanBytes, messages);
     try {
-      regions.forEach((region, index) => mapped.mapRegion(region, pageBytes[index]!));
+      mapped.guard(pageBytes);
+      for (const region of regions) mapped.mapRegion(region);
     } catch (error) {
       mapped.unmap();
       throw error;
@@ -110,16 +119,31 @@ export class MappedMemory {
 
   /** Ends the mapping. Every view, on every thread, must have ended, and nothing be in flight to this memory. */
   unmap(): void {
-    check('unmap', native.unmap(this.layout.baseAddress, this.spanBytes));
+    check('unreserve', native.unreserve(this.layout.baseAddress, this.spanBytes));
     for (const slot of this.guards.splice(0)) native.guardRemove(slot);
   }
 
-  private mapRegion({ message, fd }: MemoryRegion, pageBytes: number): void {
+  /** Guards the regions, given the page size of each; between them nothing is mapped that could raise SIGBUS. */
+  private guard(pageBytes: readonly number[]): void {
+    const spans: { start: number; end: number; pageBytes: number }[] = [];
+    const regions = this.regions.map((region, index) => ({ ...region, pageBytes: pageBytes[index]! }));
+    for (const { gpa, sizeBytes, pageBytes } of regions.toSorted((a, b) => a.gpa - b.gpa)) {
+      const last = spans.at(-1);
+      if (last?.pageBytes === pageBytes) last.end = gpa + sizeBytes;
+      else spans.push({ start: gpa, end: gpa + sizeBytes, pageBytes });
+    }
+    if (spans.length > MAX_GUARDS)
+      throw new VhostUserError('memory-region-invalid', { regions: regions.length, guards: spans.length });
+    for (const { start, end, pageBytes } of spans) {
+      const slot = native.guardAdd(this.layout.baseAddress + start, end - start, pageBytes);
+      if (slot < 0) throw new VhostUserError('memory-map-failed', { errno: -slot });
+      this.guards.push(slot);
+    }
+  }
+
+  private mapRegion({ message, fd }: MemoryRegion): void {
     const { gpa, sizeBytes, mmapOffsetBytes } = message;
     const address = this.layout.baseAddress + gpa;
-    const slot = native.guardAdd(address, sizeBytes, pageBytes);
-    if (slot < 0) throw new VhostUserError('memory-map-failed', { errno: -slot });
-    this.guards.push(slot);
     const result = native.mapFixed(address, sizeBytes, fd, mmapOffsetBytes);
     if (result < 0) throw new VhostUserError('memory-map-failed', { sizeBytes, errno: -result });
   }

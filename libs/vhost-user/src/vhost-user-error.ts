@@ -13,6 +13,7 @@ export type VhostUserFault =
   | 'memory-region-invalid'
   | 'memory-regions-overlap'
   | 'memory-map-failed'
+  | 'memory-spans-exhausted'
   | 'memory-truncated'
   | 'vring-index-invalid'
   | 'vring-size-invalid'

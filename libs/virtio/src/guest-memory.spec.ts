@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { DeviceMemory, GuestRam, type RamRegionSpec } from './testing/index.js';
 
 const PAGE = 4096;
-const GIB = 2 ** 30;
+const WINDOW = 16 * 2 ** 20;
 const U32 = 2 ** 32;
 
 describe('guest memory', () => {
@@ -78,15 +78,15 @@ describe('guest memory', () => {
 
   it('copies across the seam of two regions and across two windows', () => {
     const memory = open(
-      { gpa: GIB - PAGE, sizeBytes: PAGE },
-      { gpa: GIB, sizeBytes: PAGE, mmapOffsetBytes: PAGE },
+      { gpa: WINDOW - PAGE, sizeBytes: PAGE },
+      { gpa: WINDOW, sizeBytes: PAGE, mmapOffsetBytes: PAGE },
     );
     const pattern = Uint8Array.from({ length: 32 }, (_, index) => index + 1);
-    memory.write(GIB - 15, 0, pattern);
-    expect([...ram.bytes(GIB - 15, 15)]).toEqual([...pattern.subarray(0, 15)]);
-    expect([...ram.bytes(GIB, 17)]).toEqual([...pattern.subarray(15)]);
+    memory.write(WINDOW - 15, 0, pattern);
+    expect([...ram.bytes(WINDOW - 15, 15)]).toEqual([...pattern.subarray(0, 15)]);
+    expect([...ram.bytes(WINDOW, 17)]).toEqual([...pattern.subarray(15)]);
     const out = new Uint8Array(32);
-    memory.read(GIB - 15, 0, out);
+    memory.read(WINDOW - 15, 0, out);
     expect([...out]).toEqual([...pattern]);
   });
 
@@ -98,23 +98,23 @@ describe('guest memory', () => {
     expect(ram.bytes(3 * U32 + 9, 1)[0]).toBe(2);
   });
 
-  it('makes one window a GiB, on first use, cut where memory ends', () => {
-    const memory = open({ gpa: 0, sizeBytes: PAGE }, { gpa: GIB + PAGE, sizeBytes: PAGE });
+  it('makes windows of 16 MiB, on first use, cut where memory ends', () => {
+    const memory = open({ gpa: 0, sizeBytes: PAGE }, { gpa: WINDOW + PAGE, sizeBytes: PAGE });
     expect(device.views).toEqual([]);
     memory.writeByte(0, 0, 1);
     memory.writeByte(8, 0, 1);
-    memory.writeByte(GIB + PAGE, 0, 1);
+    memory.writeByte(WINDOW + PAGE, 0, 1);
     expect(device.views).toEqual([
-      { gpa: 0, lengthBytes: GIB },
-      { gpa: GIB, lengthBytes: 2 * PAGE },
+      { gpa: 0, lengthBytes: WINDOW },
+      { gpa: WINDOW, lengthBytes: 2 * PAGE },
     ]);
   });
 
   it('gives words in place only where the range is aligned and stays inside one window', () => {
-    const memory = open({ gpa: GIB - PAGE, sizeBytes: 2 * PAGE });
-    ram.setU32(GIB - 16, 0xfeedface);
-    expect(memory.wordsAt(GIB - 16, 0, 16)![memory.wordIndex(GIB - 16)]).toBe(0xfeedface);
-    expect(memory.wordsAt(GIB - 16, 0, 17)).toBeUndefined();
-    expect(memory.wordsAt(GIB - 14, 0, 8)).toBeUndefined();
+    const memory = open({ gpa: WINDOW - PAGE, sizeBytes: 2 * PAGE });
+    ram.setU32(WINDOW - 16, 0xfeedface);
+    expect(memory.wordsAt(WINDOW - 16, 0, 16)![memory.wordIndex(WINDOW - 16)]).toBe(0xfeedface);
+    expect(memory.wordsAt(WINDOW - 16, 0, 17)).toBeUndefined();
+    expect(memory.wordsAt(WINDOW - 14, 0, 8)).toBeUndefined();
   });
 });

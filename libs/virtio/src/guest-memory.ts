@@ -12,12 +12,14 @@ export interface MemoryMapping {
   view(gpa: number, lengthBytes: number): ArrayBuffer;
 }
 
-const WINDOW_BITS = 30;
+/** 16 MiB: one view of 64 MiB or more costs a garbage collection of some milliseconds (see the addon's `view`). */
+const WINDOW_BITS = 24;
 const WINDOW_BYTES = 2 ** WINDOW_BITS;
 const WINDOW_MASK = WINDOW_BYTES - 1;
 const U32 = 2 ** 32;
+const WINDOWS_PER_U32 = U32 / WINDOW_BYTES;
 
-/** Typed arrays over one GiB (or less, at the end) of guest memory. */
+/** Typed arrays over one window (or less, at the end) of guest memory. */
 interface Window {
   bytes: Uint8Array;
   words: Uint32Array;
@@ -28,14 +30,13 @@ interface Window {
  *
  * Addresses come as two 32-bit words, as they stand in descriptors. Because the mapping is linear and its base a
  * multiple of 4 GiB, the process address of (low, high) is (low, high + baseHigh). Everything but `contains` presumes
- * a range that `contains` accepted. Reads and writes go through windows of 1 GiB that are made on first use, because
- * each new view costs the garbage collector a full round.
+ * a range that `contains` accepted. Reads and writes go through windows that are made on first use.
  */
 export class GuestMemory {
   readonly baseHigh: number;
   private readonly starts: Float64Array;
   private readonly ends: Float64Array;
-  private readonly windows: (Window | undefined)[] = [];
+  private readonly windows: (Window | undefined)[];
 
   /** Runs may touch each other: a buffer may lie across such a seam, because the mapping is linear. */
   constructor(
@@ -51,6 +52,11 @@ export class GuestMemory {
     this.starts = Float64Array.from(merged, (run) => run.start);
     this.ends = Float64Array.from(merged, (run) => run.end);
     this.baseHigh = mapping.baseAddress / U32;
+    // All places at once: an array that is filled far behind its end becomes a slow dictionary.
+    this.windows = Array.from(
+      { length: Math.ceil((merged.at(-1)?.end ?? 0) / WINDOW_BYTES) },
+      () => undefined,
+    );
   }
 
   /** Is the whole range mapped? The one check that makes a guest's address trusted. */
@@ -117,7 +123,7 @@ export class GuestMemory {
   }
 
   private window(low: number, high: number): Window {
-    const index = high * 4 + (low >>> WINDOW_BITS);
+    const index = high * WINDOWS_PER_U32 + (low >>> WINDOW_BITS);
     return this.windows[index] ?? this.makeWindow(index);
   }
 

@@ -31,6 +31,6 @@ export class DeviceMemory {
   /** Ends every view, then the mapping. */
   close(): void {
     for (const buffer of this.buffers.splice(0)) native.detach(buffer);
-    check('unmap', native.unmap(this.baseAddress, this.spanBytes));
+    check('unreserve', native.unreserve(this.baseAddress, this.spanBytes));
   }
 }
