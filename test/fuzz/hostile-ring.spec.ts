@@ -2,6 +2,7 @@ import type { FakeBlkDisk, FakeDiskOptions, FakeQueue } from '@cairn/vhost-user/
 import { BLK_TYPE, DESC, RING_FEATURE, bits, type FakeDriver, type GuestRam } from '@cairn/virtio/testing';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { sleepsOf } from '../support/back-end.js';
 import { HostileArena } from './hostile-arena.js';
 
 /** What a hostile driver has at hand: a running ring and the parts of one request. */
@@ -393,6 +394,24 @@ describe('a hostile driver costs only its own ring', () => {
     queue.kick();
     expect(await arena.outcome(disk, queue)).toBe('ring-stopped');
     expect(await arena.idleLoad()).toBeLessThan(0.15);
+  });
+
+  it('a broken ring without a kick descriptor wakes nobody', async () => {
+    const disk = await arena.disk();
+    const queue = disk.queues[0]!;
+    const sleeps = async () => {
+      const before = sleepsOf(arena.pid);
+      await setTimeout(500);
+      return sleepsOf(arena.pid) - before;
+    };
+    const quiet = await sleeps();
+    await disk.frontend.setVringKick(0);
+    await disk.read(0, 512);
+    // It has to be looked at every millisecond, as long as it may be of use.
+    expect(await sleeps()).toBeGreaterThan(quiet + 100);
+    queue.driver.offerRaw(0xffff);
+    expect(await arena.outcome(disk, queue)).toBe('ring-stopped');
+    expect(await sleeps()).toBeLessThan(quiet + 50);
   });
 
   it('a stopped ring that still has something to offer keeps no core busy', async () => {

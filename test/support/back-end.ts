@@ -89,6 +89,13 @@ export const leakedBy = (pid: number, before: Held): Held => {
 /** What `leakedBy` must come to. */
 export const NOTHING_LEAKED: Held = { descriptors: 0, guestMappings: 0, virtualGiB: 0 };
 
+/** How often the threads of a process have gone to sleep by themselves. */
+export const sleepsOf = (pid: number): number =>
+  readdirSync(`/proc/${pid}/task`).reduce((sum, thread) => {
+    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'utf8');
+    return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)$/m.exec(status)![1]);
+  }, 0);
+
 /** CPU time a process has used, in milliseconds. */
 export const cpuMillis = (pid: number): number => {
   // proc(5): utime and stime are the 12th and 13th words after the command's closing parenthesis, in ticks of 10 ms.
