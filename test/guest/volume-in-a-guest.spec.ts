@@ -146,6 +146,17 @@ describe('a volume in a running Linux guest', () => {
     await plug();
   });
 
+  it('has packed rings when it is plugged so', async () => {
+    /** virtio 1.2 §6: RING_PACKED, by place in the guest's list of features. */
+    const RING_PACKED = 34;
+    const features = () => guest.check(`cat /sys/block/${disk}/device/features`);
+    expect((await features())[RING_PACKED]).toBe('0');
+    await unplug();
+    await plug('--packed');
+    expect((await features())[RING_PACKED]).toBe('1');
+    await guest.check(`dd if=/dev/zero of=/dev/${disk} bs=4k count=16 conv=notrunc,fsync 2>&1`);
+  });
+
   it('says what is wrong with a plug, and leaves the volume as it was', async () => {
     const refused = await cairn('plug', '--qmp', '/nowhere', '--volume', volumeId).catch(
       (error: unknown) => error,

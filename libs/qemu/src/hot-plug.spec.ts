@@ -69,6 +69,12 @@ describe('hot plug', () => {
     });
   });
 
+  it('offers the guest packed rings where that is asked for', async () => {
+    const request = await guest();
+    await plug(client, { ...request, packed: true });
+    expect(monitor.received.at(-1)?.arguments).toMatchObject({ id: 'vol-1', packed: true });
+  });
+
   it('plugs into the root bus of a machine without PCI Express', async () => {
     const host = { qdev_id: '', id: { vendor: 0x8086, device: 0x1237 } };
     const request = await guest({ 'query-pci': () => ({ return: [{ devices: [host] }] }) });

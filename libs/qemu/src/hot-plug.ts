@@ -8,6 +8,8 @@ export interface PlugRequest {
   id: string;
   socketPath: string;
   numQueues: number;
+  /** Offer the guest packed rings; default: split ones. */
+  packed?: boolean;
   /** How long the back-end may take to answer; a guest under software emulation is slow. */
   timeoutMs?: number;
 }
@@ -38,7 +40,7 @@ export async function plug(qmp: QmpClient, request: PlugRequest): Promise<Plugge
   await requireListening(request.socketPath);
   await requireSharedMemory(qmp);
   const bus = await freeBus(qmp);
-  const { id, socketPath, numQueues, timeoutMs = 60_000 } = request;
+  const { id, socketPath, numQueues, packed = false, timeoutMs = 60_000 } = request;
   try {
     await addChardev(qmp, chardevOf(id), socketPath);
   } catch (error) {
@@ -52,6 +54,7 @@ export async function plug(qmp: QmpClient, request: PlugRequest): Promise<Plugge
         id,
         chardev: chardevOf(id),
         'num-queues': numQueues,
+        ...(packed && { packed }),
         ...(bus !== undefined && { bus }),
       },
       { timeoutMs },

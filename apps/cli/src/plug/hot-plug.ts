@@ -8,6 +8,7 @@ export interface HotPlugRequest {
   qmpSocket: string;
   readOnly?: boolean;
   numQueues?: number;
+  packed?: boolean;
   instanceId?: string;
   timeoutMs?: number;
 }
@@ -65,13 +66,14 @@ export async function hotUnplug(api: ApiClient, request: HotPlugRequest): Promis
 async function plugConnection(
   qmp: QmpClient,
   { connection, id }: ApiAttachment,
-  { volumeId, timeoutMs }: HotPlugRequest,
+  { volumeId, packed, timeoutMs }: HotPlugRequest,
 ): Promise<string | undefined> {
   if (!connection) throw new CliError(`attachment ${id} has no connection`);
   const { bus } = await plug(qmp, {
     id: volumeId,
     socketPath: connection.socketPath,
     numQueues: connection.numQueues,
+    ...(packed !== undefined && { packed }),
     ...(timeoutMs !== undefined && { timeoutMs }),
   });
   return bus;
