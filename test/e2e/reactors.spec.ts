@@ -10,6 +10,7 @@ import { FakeBlkDisk, type FakeDiskOptions } from '@cairn/vhost-user/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { scratchDirectory } from '../support/back-end.js';
 import { BLOCK_EXPORT, builtReactors } from '../support/built-reactors.js';
+import { mountFailingDisk } from '../support/failing-disk.js';
 import { exerciseAgainstModel } from '../support/model-disk.js';
 import { Random } from '../support/random.js';
 
@@ -38,13 +39,13 @@ const start = async (options: Parameters<typeof Reactors.start>[0]) => {
 };
 const socketOf = (id: string) => join(scratch.path, `${id}.sock`);
 const fileOf = (id: string) => join(scratch.path, `${id}.img`);
-const serve = (id: string, { numQueues = 4 }: { numQueues?: number } = {}) => {
-  const fd = openSync(fileOf(id), 'a', 0o600);
+const serve = (id: string, { numQueues = 4, filePath = fileOf(id) } = {}) => {
+  const fd = openSync(filePath, 'a', 0o600);
   ftruncateSync(fd, SIZE);
   closeSync(fd);
   return reactors.addExport({
     id,
-    filePath: fileOf(id),
+    filePath,
     socketPath: socketOf(id),
     readOnly: false,
     numQueues,
@@ -196,6 +197,34 @@ describe.each([1, 2, 3])('%i reactor threads', (count) => {
     expect((await reactors.failed).message).toMatch(/a reactor thread/);
     await expect(reactors.statuses()).rejects.toThrow(/a reactor thread/);
     await expect(serve('two')).rejects.toThrow(/a reactor thread/);
+  });
+});
+
+describe('a disk that fails when it is made durable', () => {
+  it('is told when the export goes, and when all of them do', async ({ skip }) => {
+    const failing = mountFailingDisk();
+    if (typeof failing === 'string') {
+      skip(failing);
+      return;
+    }
+    try {
+      await start({ reactors: 2 });
+      for (const id of ['one', 'other', 'sound'])
+        await serve(id, id === 'sound' ? {} : { filePath: join(failing.path, id) });
+      const random = new Random(5);
+      for (const id of ['one', 'other', 'sound']) {
+        const disk = await open(id);
+        for (let at = 0; at < SIZE; at += MiB) await disk.write(at, random.bytes(MiB));
+        await disk.detach();
+      }
+      const failure = expect.stringMatching(/^fdatasync failed with (EIO|ENOSPC);/);
+      expect(await reactors.removeExport('one')).toEqual(failure);
+      expect(await reactors.removeExport('sound')).toBeUndefined();
+      await expect(reactors.stop()).rejects.toThrow(/^other: fdatasync failed with/);
+    } finally {
+      await reactors.stop().catch(() => undefined);
+      failing.unmount();
+    }
   });
 });
 

@@ -130,12 +130,13 @@ export class Reactors {
   }
 
   /**
-   * Stops listening, lets requests in flight complete, disconnects the front-end and flushes. An unknown id resolves.
-   * Rejects after `drainTimeoutMs`; the export then goes as soon as its last request has ended.
+   * Stops listening, lets requests in flight complete, disconnects the front-end and flushes. Resolves with
+   * the reason when a flush has failed, this one or an earlier one: what was written since may be lost. An unknown id
+   * resolves. Rejects after `drainTimeoutMs`; the export then goes as soon as its last request has ended.
    */
-  async removeExport(id: string, options: { drainTimeoutMs?: number } = {}): Promise<void> {
+  async removeExport(id: string, options: { drainTimeoutMs?: number } = {}): Promise<string | undefined> {
     const placed = this.exports.get(id);
-    if (!placed) return;
+    if (!placed) return undefined;
     const removed = this.changes.inTurn([id], async () => {
       await placed.home.ask({ kind: 'remove', id });
       this.removing.delete(id);
@@ -143,6 +144,7 @@ export class Reactors {
     });
     this.removing.set(id, removed);
     await withDeadline(removed, options.drainTimeoutMs, `draining export ${id}`);
+    return placed.arena.shared.failure;
   }
 
   /** Announces a greater size to the guest; the file, or the head of the chain, must have it already. */
@@ -196,7 +198,7 @@ export class Reactors {
 
   /**
    * Removes every export, then ends the threads. Rejects after `drainTimeoutMs` with requests still in flight, and once
-   * a thread has died; then the others are ended as they are.
+   * a thread has died; then the others are ended as they are. Rejects with all done when a flush of an export has failed.
    */
   stop(options: { drainTimeoutMs?: number } = {}): Promise<void> {
     this.stopped ??= this.end(options);
@@ -212,6 +214,10 @@ export class Reactors {
       throw error;
     }
     await this.abandon();
+    const failures = [...this.exports].flatMap(([id, { arena }]) =>
+      arena.shared.failure === undefined ? [] : [`${id}: ${arena.shared.failure}`],
+    );
+    if (failures.length > 0) throw new Error(failures.join('; '));
   }
 
   /** Ends the threads as they are. What is in flight is lost, as when the process is killed. */

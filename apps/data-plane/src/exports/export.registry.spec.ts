@@ -76,6 +76,8 @@ class IdleReactor implements ExportReactor {
   readonly connected = new Set<string>();
   readonly calls: string[] = [];
   failNext: Error | undefined;
+  /** Why the flush at the end of the next export that goes has failed. */
+  lossNext: string | undefined;
   /** Held open by a test to look at what happens meanwhile. */
   gate: Promise<void> = Promise.resolve();
 
@@ -95,10 +97,13 @@ class IdleReactor implements ExportReactor {
     return this.calls.filter((call) => /^(add|remove) /.test(call));
   }
   async removeExport(id: string) {
-    if (!this.listening.has(id)) return;
+    if (!this.listening.has(id)) return undefined;
     this.calls.push(`remove ${id}`);
     this.listening.delete(id);
     this.connected.delete(id);
+    const loss = this.lossNext;
+    this.lossNext = undefined;
+    return loss;
   }
   async switchHeads(switches: readonly HeadSwitch[]) {
     this.calls.push(`switch ${switches.map(({ volumeId: id }) => id).join(' ')}`);
@@ -291,6 +296,29 @@ describe('exports of the registry', () => {
     expect(await registry.listExports()).toMatchObject([{ state: 'connected' }]);
     expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: true }))).toBe('done');
     expect(await registry.listExports()).toEqual([]);
+  });
+
+  it('tells that the last flush has failed until the attachment is let go of by force', async () => {
+    await registry.putExport(volumeId, request);
+    reactor.lossNext = 'fdatasync failed with EIO';
+    const remove = (force: boolean) => codeOf(registry.deleteExport(volumeId, { generation: 1, force }));
+    expect(await remove(false)).toBe('export-failed');
+    expect(await registry.listExports()).toMatchObject([
+      { state: 'error', reason: 'fdatasync failed with EIO' },
+    ]);
+    expect(await remove(false)).toBe('export-failed');
+    expect(pool.attached.has(volumeId)).toBe(false);
+    expect(await remove(true)).toBe('done');
+    expect(await registry.listExports()).toEqual([]);
+    await registry.putExport(volumeId, newer);
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 2, force: false }))).toBe('done');
+  });
+
+  it('holds nothing against an attachment that the one before it has lost', async () => {
+    await registry.putExport(volumeId, request);
+    reactor.lossNext = 'fdatasync failed with EIO';
+    expect(await registry.putExport(volumeId, newer)).toMatchObject({ state: 'listening' });
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 2, force: false }))).toBe('done');
   });
 
   it('reports an export that cannot listen, and listens when asked again', async () => {

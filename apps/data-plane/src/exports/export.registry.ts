@@ -86,6 +86,8 @@ export class ExportRegistry {
   private readonly queue = new KeyedQueue();
   /** Why an export that should listen does not. */
   private readonly failures = new Map<VolumeId, string>();
+  /** What could not be made durable when an export closed; told until its attachment is let go of by force. */
+  private readonly losses = new Map<VolumeId, string>();
 
   private readonly pool: VolumePool;
   private readonly reactor: ExportReactor;
@@ -208,6 +210,7 @@ export class ExportRegistry {
       if (persisted === undefined || generation > before.generation) {
         // A newer generation says that the older attachment is over, whoever still uses it.
         if (persisted !== undefined) await this.stopServing(volumeId);
+        this.losses.delete(volumeId);
         persisted = { attachmentId, readOnly, numQueues };
         await this.states.put({ ...before, generation, export: persisted });
         this.faultPoints.reach('data-plane.after-remember');
@@ -229,6 +232,11 @@ export class ExportRegistry {
           throw new AgentError('export-busy', `a front-end is connected to the export of ${volumeId}`);
         }
         await this.stopServing(volumeId);
+        const loss = this.losses.get(volumeId);
+        if (loss !== undefined && !force) {
+          throw new AgentError('export-failed', `${volumeId}: ${loss}; detach by force to go on without it`);
+        }
+        this.losses.delete(volumeId);
         this.failures.delete(volumeId);
       }
       if (before.export === undefined && before.closedGeneration >= generation) return;
@@ -285,7 +293,11 @@ export class ExportRegistry {
 
   /** Not before its rings have stopped is a volume's chain the pool's alone again. */
   private async stopServing(volumeId: VolumeId): Promise<void> {
-    await this.reactor.removeExport(volumeId);
+    const loss = await this.reactor.removeExport(volumeId);
+    if (loss !== undefined) {
+      this.losses.set(volumeId, loss);
+      this.logger.error(`the export of ${volumeId} has closed: ${loss}`);
+    }
     await this.pool.detach(volumeId);
   }
 
@@ -358,7 +370,9 @@ export class ExportRegistry {
     const { volumeId, generation } = state;
     const { attachmentId, readOnly, numQueues } = persisted;
     const broken =
-      status === undefined ? (this.failures.get(volumeId) ?? 'the export is not open') : status.failed;
+      status === undefined
+        ? (this.losses.get(volumeId) ?? this.failures.get(volumeId) ?? 'the export is not open')
+        : status.failed;
     const reason = broken ?? status?.waiting;
     const healthy: AgentExportState = status?.connected === true ? 'connected' : 'listening';
     return {
