@@ -30,6 +30,12 @@ const PROTOCOL_FEATURES = Object.values(PROTOCOL_FEATURE).reduce<number>((set, b
 const LOG_ALL_MASK = 1 << FEATURE.VHOST_LOG_ALL;
 const NO_FDS = new Int32Array(1);
 
+/**
+ * Where the configuration space begins among the registers of virtio-mmio (virtio 1.2 §4.2.2), and, for Cloud Hypervisor,
+ * in GET_CONFIG. No space has anything so far behind its beginning (VHOST_USER_MAX_CONFIG_SIZE).
+ */
+const MMIO_CONFIG_OFFSET = 0x100;
+
 type Keep = (fd: number) => number;
 
 /** Messages handled in one go, so that a front-end that never stops talking does not hold the thread. */
@@ -359,7 +365,10 @@ export class Session {
 
   private getConfig(message: Message): void {
     const { offset, size } = message.config();
-    const data = this.backend.readConfig(offset, size);
+    const data = this.backend.readConfig(
+      offset < MMIO_CONFIG_OFFSET ? offset : offset - MMIO_CONFIG_OFFSET,
+      size,
+    );
     // vhost-user spec, GET_CONFIG: an empty payload tells of the error.
     if (!data) return this.reply(message, new Uint8Array(0));
     const payload = message.payload.slice();
