@@ -122,7 +122,7 @@ describe.each(layouts)('cairn export with %s rings', (_, packed) => {
       await disk.writeZeroes(ranges);
       expect(sameBytes(await disk.read(0, MiB), holed(ranges))).toBe(true);
       const bytes = ranges.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
-      expect((await statusOf(control)).metrics.counters.bytesDiscarded).toBe(bytes);
+      expect((await statusOf(control)).metrics.bytes.discard).toBe(bytes);
     });
   });
 

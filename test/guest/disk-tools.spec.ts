@@ -101,7 +101,7 @@ describe.each([{ packed: false }, { packed: true }])(
         expect(after).toHaveLength(2);
         after.forEach((count, queue) => expect(count, `queue ${queue}`).toBeGreaterThan(before[queue]!));
         const { metrics } = await disks.status(name);
-        expect(metrics.counters.bytesWritten).toBeGreaterThanOrEqual(8 * MIB);
+        expect(metrics.bytes.write).toBeGreaterThanOrEqual(8 * MIB);
         expect(metrics.requests.flush).toBeGreaterThanOrEqual(24);
         await expectNoFaults(name);
       },

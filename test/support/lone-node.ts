@@ -14,6 +14,7 @@ export class LoneNode {
     readonly directory: string,
     readonly app: AppProcess,
     readonly agent: AgentClient,
+    readonly agentUrl: string,
   ) {}
 
   static async start(env: Readonly<Record<string, string>> = {}): Promise<LoneNode> {
@@ -29,8 +30,9 @@ export class LoneNode {
       CAIRN_STATE_DIR: join(directory, 'state'),
       ...env,
     });
-    const agent = new AgentClient({ baseUrl: `http://127.0.0.1:${port}`, token: TOKEN });
-    const node = new LoneNode(directory, app, agent);
+    const agentUrl = `http://127.0.0.1:${port}`;
+    const agent = new AgentClient({ baseUrl: agentUrl, token: TOKEN });
+    const node = new LoneNode(directory, app, agent, agentUrl);
     try {
       await app.start();
       return node;
@@ -45,6 +47,14 @@ export class LoneNode {
     await this.agent.putVolume(volumeId, { sizeBytes });
     const attachment = { attachmentId: newId('att'), generation: 1, readOnly: false, numQueues: 1 };
     return (await this.agent.putExport(volumeId, attachment)).connection.socketPath;
+  }
+
+  /** What a scrape of its metrics answers. */
+  async metrics(): Promise<string> {
+    const headers = { authorization: `Bearer ${TOKEN}` };
+    const response = await fetch(`${this.agentUrl}/metrics`, { headers });
+    if (!response.ok) throw new Error(`/metrics answered ${response.status}`);
+    return response.text();
   }
 
   /** Ends the process and removes every file. */

@@ -27,8 +27,14 @@ describe('the data-plane configuration', () => {
       cache: 'writeback',
       overcommitRatio: 10,
       lowSpacePercent: 10,
+      pollMicros: 32,
     });
     expect(config.heartbeat).toBeUndefined();
+  });
+
+  it('looks on before it sleeps for a millisecond at most', () => {
+    expect(read({ ...complete, CAIRN_POLL_MICROS: '0' }).pollMicros).toBe(0);
+    expect(Object.keys(faultsOf({ ...complete, CAIRN_POLL_MICROS: '1001' }))).toEqual(['CAIRN_POLL_MICROS']);
   });
 
   it('needs the join token once there is a control plane to report to', () => {

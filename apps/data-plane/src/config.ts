@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
-import { defaultReactors, MAX_REACTORS } from '@cairn/block-export';
+import { DEFAULT_POLL_MICROS, defaultReactors, MAX_POLL_MICROS, MAX_REACTORS } from '@cairn/block-export';
 import { EnvironmentReader, MIB } from '@cairn/domain';
 
 /** Everything the data plane is started with, checked. Directories are absolute. */
@@ -23,6 +23,8 @@ export interface DataPlaneConfig {
   readonly coalesceBytesPerSecond: number;
   /** Threads that serve the rings. */
   readonly reactors: number;
+  /** How long they look for requests before they sleep, at most. */
+  readonly pollMicros: number;
   readonly log: 'json' | 'text';
   /** Unset: the node serves and reports to nobody. */
   readonly heartbeat?: HeartbeatConfig;
@@ -80,6 +82,7 @@ export function readConfig(
     coalesceBytesPerSecond:
       MIB * reader.integer('CAIRN_COALESCE_MIB_PER_SECOND', 128, { min: 1, max: 1_000_000 }),
     reactors: reader.integer('CAIRN_REACTORS', defaultReactors(), { min: 1, max: MAX_REACTORS }),
+    pollMicros: reader.integer('CAIRN_POLL_MICROS', DEFAULT_POLL_MICROS, { min: 0, max: MAX_POLL_MICROS }),
     log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),
     ...readHeartbeat(reader),
   };

@@ -10,7 +10,7 @@ import { LayeredIo } from './layered-io.js';
 import type { RateLimiter } from './rate-limiter.js';
 import { SLOT } from './request-slots.js';
 import { IO_COMPLETION, RESERVED_SLOTS, type ShardHost, type ShardPort } from './shard-host.js';
-import { COUNTER, fileOf, HISTOGRAM, OPERATION, queueOf, type ShardMetrics } from './shard-metrics.js';
+import { COUNTER, HISTOGRAM, OPERATION, type ShardMetrics } from './shard-metrics.js';
 import { ShardFlushes } from './shard-flushes.js';
 import { ShardPauses } from './shard-pauses.js';
 import { ShardRings } from './shard-rings.js';
@@ -246,14 +246,13 @@ export class DeviceShard implements ShardPort {
     ring.queue!.complete(slots.head[slot]!, slots.written[slot]!);
     const { metrics } = this;
     const operation = slots.operation[slot]!;
-    metrics.countRequest(operation);
-    metrics.observe(queueOf(operation), (slots.submittedAt[slot]! - slots.takenAt[slot]!) | 0);
-    metrics.observe(fileOf(operation), (now - slots.submittedAt[slot]!) | 0);
-    if (status === BLK_STATUS.OK) {
-      if (operation === OPERATION.read) metrics.add(COUNTER.bytesRead, slots.dataBytes[slot]!);
-      else if (operation === OPERATION.write) metrics.add(COUNTER.bytesWritten, slots.dataBytes[slot]!);
-      else if (operation === OPERATION.discard) metrics.add(COUNTER.bytesDiscarded, slots.dataBytes[slot]!);
-    }
+    const submittedAt = slots.submittedAt[slot]!;
+    metrics.finished(
+      operation,
+      (submittedAt - slots.takenAt[slot]!) | 0,
+      (now - submittedAt) | 0,
+      status === BLK_STATUS.OK ? slots.dataBytes[slot]! : 0,
+    );
     if (this.layered) this.layered.ended(slot, status);
     this.host.markDirty(ring);
     this.releaseSlot(slot);

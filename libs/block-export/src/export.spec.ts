@@ -27,6 +27,7 @@ import { Peers } from './peers.js';
 import { Placement } from './placement.js';
 import type { ExportSpec } from './reactor-protocol.js';
 import { ReactorLoop } from './reactor-loop.js';
+import { ReactorMetrics } from './reactor-metrics.js';
 import { ShardDirectory, type ShardRequest } from './shard-directory.js';
 import { ensureVolumeFile } from './volume-file.js';
 
@@ -52,7 +53,7 @@ describe('an export on its loop', () => {
     socketPath = join(directory, 'disk.sock');
     ensureVolumeFile(filePath, MIB);
     // The loop runs on this thread, round by round; where it would sleep it goes on at once, and that is counted.
-    loop = new ReactorLoop(32);
+    loop = new ReactorLoop(32, new ReactorMetrics(ReactorMetrics.bufferFor(1), 0));
     sleeps = 0;
     const { uring } = loop;
     const enter = uring.enter.bind(uring);
@@ -96,13 +97,13 @@ describe('an export on its loop', () => {
   /** What is known of an export: its connection, and what its rings have counted. */
   const statusOf = (one: Export) => {
     const { shared } = arenas.get(one)!;
-    const { requests, counters, names } = arenas.get(one)!.total();
+    const { requests, bytes, names } = arenas.get(one)!.total();
     const { errors, faults } = byName(names);
     return {
       connected: one.status().connected,
       requests: Object.values(requests).reduce((sum, count) => sum + count, 0),
-      bytesRead: counters.bytesRead,
-      bytesWritten: counters.bytesWritten,
+      bytesRead: bytes.read,
+      bytesWritten: bytes.write,
       faultsByName: { ...faults, ...one.status().disconnects },
       errorsByName: errors,
       sizeBytes: shared.sizeBytes,

@@ -1,4 +1,12 @@
-export { defaultReactors, MAX_REACTORS, Reactors, type ReactorsOptions } from './reactors.js';
+export {
+  DEFAULT_POLL_MICROS,
+  defaultReactors,
+  MAX_POLL_MICROS,
+  MAX_REACTORS,
+  Reactors,
+  type ReactorsOptions,
+} from './reactors.js';
+export type { ReactorStatus } from './reactor-metrics.js';
 export type { ExportSpec, ExportStatus } from './reactor-protocol.js';
 export type { RateBalance } from './rate-limiter.js';
 export { isLimited, NO_LIMITS, type RateLimits, rateLimitsOf } from './rate-limits.js';

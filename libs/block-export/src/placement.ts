@@ -27,6 +27,10 @@ export class Placement {
     return best;
   }
 
+  ringsOf(reactor: number): number {
+    return Atomics.load(this.loads, reactor);
+  }
+
   leave(reactor: number): void {
     Atomics.sub(this.loads, reactor, 1);
   }

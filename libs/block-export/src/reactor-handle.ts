@@ -10,6 +10,8 @@ export class ReactorHandle {
   readonly ended: Promise<void>;
   /** Exports whose home it is. */
   exports = 0;
+  /** The thread as the kernel calls it; 0 before it has started. */
+  threadId = 0;
   private readonly waiting = new Map<
     number,
     { resolve: (answer: AnswerMessage) => void; reject: (error: Error) => void }
@@ -48,7 +50,8 @@ export class ReactorHandle {
 
   /** Resolves when the thread serves. */
   async started(): Promise<void> {
-    await this.answerTo(0);
+    const { threadId } = await this.answerTo(0);
+    this.threadId = threadId ?? 0;
   }
 
   /** Rejects with the reason when the command was not done, or the thread has died. */

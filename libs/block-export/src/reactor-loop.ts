@@ -1,6 +1,7 @@
 import { IO_URING, native } from '@cairn/native';
 import type { BlkRing } from './blk-ring.js';
 import { IoUring } from './io-uring.js';
+import { REACTOR_COUNTER, type ReactorMetrics } from './reactor-metrics.js';
 import { RequestSlots } from './request-slots.js';
 import { IO_COMPLETION, type ShardHost } from './shard-host.js';
 import { COUNTER, HISTOGRAM } from './shard-metrics.js';
@@ -63,7 +64,10 @@ export class ReactorLoop implements ShardHost {
   private spinMicros: number;
 
   /** `pollMicros`: how long the thread looks at its rings, without sleeping, after the last request, at most. */
-  constructor(private readonly pollMicros: number) {
+  constructor(
+    private readonly pollMicros: number,
+    private readonly metrics: ReactorMetrics,
+  ) {
     this.spinMicros = pollMicros;
   }
 
@@ -217,7 +221,11 @@ export class ReactorLoop implements ShardHost {
   /** Nothing to do: looks on for a while when nothing is in flight, then sleeps. */
   private idle(): void {
     const quiet = this.inSlots === 0;
-    if (quiet && this.active.length > 0 && this.spinMicros > 0 && this.spin()) return;
+    if (quiet && this.active.length > 0 && this.spinMicros > 0) {
+      const met = this.spin();
+      this.metrics.count(met ? REACTOR_COUNTER.pollsMet : REACTOR_COUNTER.pollsInVain);
+      if (met) return;
+    }
     if (!this.arm()) return;
     const start = native.clockMicros();
     this.sleep();
@@ -291,6 +299,7 @@ export class ReactorLoop implements ShardHost {
       const left = Math.max(1, (this.timerAt - native.clockMicros()) | 0);
       micros = micros === 0 ? left : Math.min(micros, left);
     }
+    this.metrics.count(REACTOR_COUNTER.sleeps);
     this.uring.enter(1, micros);
   }
 

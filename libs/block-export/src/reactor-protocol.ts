@@ -89,6 +89,8 @@ export interface AnswerMessage {
   sequence: number;
   error?: string;
   statuses?: ConnectionStatus[];
+  /** The thread as the kernel calls it, when it has started. */
+  threadId?: number;
 }
 
 /** What a reactor thread is started with. */
@@ -100,4 +102,5 @@ export interface ReactorStart {
   /** The port to each other reactor. */
   ports: (MessagePort | undefined)[];
   placement: SharedArrayBuffer;
+  metrics: SharedArrayBuffer;
 }

@@ -1,3 +1,5 @@
+import { readlinkSync } from 'node:fs';
+import { basename } from 'node:path';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { native } from '@cairn/native';
 import { VhostUserError } from '@cairn/vhost-user';
@@ -5,6 +7,7 @@ import { Export } from './export.js';
 import { Peers } from './peers.js';
 import { Placement } from './placement.js';
 import { ReactorLoop } from './reactor-loop.js';
+import { ReactorMetrics } from './reactor-metrics.js';
 import type { AnswerMessage, CommandMessage, ReactorCommand, ReactorStart } from './reactor-protocol.js';
 import { ShardDirectory, type ShardRequest } from './shard-directory.js';
 
@@ -14,7 +17,7 @@ import { ShardDirectory, type ShardRequest } from './shard-directory.js';
 const main = parentPort!;
 const start = workerData as ReactorStart;
 const wakeFd = start.wakeFds[start.reactor]!;
-const loop = new ReactorLoop(start.pollMicros);
+const loop = new ReactorLoop(start.pollMicros, new ReactorMetrics(start.metrics, start.reactor));
 const shards = new ShardDirectory(loop, start.reactor);
 const ends = start.ports.map((port, reactor) => port && { port, wakeFd: start.wakeFds[reactor]! });
 const peers = new Peers<ShardRequest>(start.reactor, ends, (request, answer) =>
@@ -103,7 +106,7 @@ loop.onMemoryFault = (): void => {
   peers.wakeAll();
 };
 loop.watch(wakeFd, onWake);
-main.postMessage({ sequence: 0 });
+main.postMessage({ sequence: 0, threadId: Number(basename(readlinkSync('/proc/thread-self'))) });
 loop.run();
 peers.close();
 main.close();

@@ -9,6 +9,7 @@ import { byName } from './failure-names.js';
 import { Placement } from './placement.js';
 import { NO_LIMITS, type RateLimits } from './rate-limits.js';
 import { ReactorHandle } from './reactor-handle.js';
+import { ReactorMetrics, type ReactorStatus, threadCpuSeconds } from './reactor-metrics.js';
 import type {
   AnswerMessage,
   ConnectionStatus,
@@ -18,7 +19,10 @@ import type {
   ReactorStart,
 } from './reactor-protocol.js';
 
-const DEFAULT_POLL_MICROS = 32;
+/** About what a sleep and a wake-up cost both sides. */
+export const DEFAULT_POLL_MICROS = 32;
+/** Looking on for longer than this never pays: sleeping costs a few per cent of it. */
+export const MAX_POLL_MICROS = 1000;
 const DEFAULT_DRAIN_MS = 30_000;
 
 /** How often rate limits are told the time, also where nobody asks: far more often than its clock wraps. */
@@ -33,8 +37,8 @@ export const defaultReactors = (): number => Math.min(MAX_REACTORS, availablePar
 export interface ReactorsOptions {
   /** Threads that serve the rings; default: one per core. */
   reactors?: number;
-  /** How long a thread looks at busy rings, without sleeping, after the last request; 0 = never. */
-  pollMicroseconds?: number;
+  /** How long a thread looks at rings that were busy before it sleeps, at most; 0 = never. See docs/polling.md. */
+  pollMicros?: number;
 }
 
 /** An export and where it lives. */
@@ -65,6 +69,7 @@ export class Reactors {
   private constructor(
     private readonly handles: readonly ReactorHandle[],
     private readonly wakeFds: readonly number[],
+    private readonly shared: { placement: SharedArrayBuffer; metrics: SharedArrayBuffer },
   ) {
     this.failed = new Promise((resolve) => {
       for (const handle of handles)
@@ -78,11 +83,11 @@ export class Reactors {
   static async start(options: ReactorsOptions = {}): Promise<Reactors> {
     const count = options.reactors ?? defaultReactors();
     const wakeFds = makeEventfds(count);
-    const placement = Placement.bufferFor(count);
+    const shared = { placement: Placement.bufferFor(count), metrics: ReactorMetrics.bufferFor(count) };
     const ports = meshOf(count);
     const handles = wakeFds.map((wakeFd, reactor) => {
-      const pollMicros = options.pollMicroseconds ?? DEFAULT_POLL_MICROS;
-      const workerData: ReactorStart = { reactor, pollMicros, wakeFds, ports: ports[reactor]!, placement };
+      const pollMicros = options.pollMicros ?? DEFAULT_POLL_MICROS;
+      const workerData: ReactorStart = { reactor, pollMicros, wakeFds, ports: ports[reactor]!, ...shared };
       const worker = new Worker(new URL('./reactor-thread.js', import.meta.url), {
         workerData,
         transferList: workerData.ports.filter((port) => port !== undefined),
@@ -91,7 +96,7 @@ export class Reactors {
       });
       return new ReactorHandle(worker, wakeFd);
     });
-    const reactors = new Reactors(handles, wakeFds);
+    const reactors = new Reactors(handles, wakeFds, shared);
     try {
       await Promise.all(handles.map((handle) => handle.started()));
     } catch (error) {
@@ -196,6 +201,17 @@ export class Reactors {
       .flatMap((connection) => this.statusOf(connection));
   }
 
+  /** What the threads do, one by one. */
+  reactorStatuses(): ReactorStatus[] {
+    const placement = new Placement(this.shared.placement, 0);
+    return this.handles.map(({ threadId }, reactor) => ({
+      reactor,
+      ...new ReactorMetrics(this.shared.metrics, reactor).counts(),
+      cpuSeconds: threadCpuSeconds(threadId),
+      rings: placement.ringsOf(reactor),
+    }));
+  }
+
   /**
    * Removes every export, then ends the threads. Rejects after `drainTimeoutMs` with requests still in flight, and once
    * a thread has died; then the others are ended as they are. Rejects with all done when a flush of an export has failed.
@@ -249,8 +265,8 @@ export class Reactors {
       ...(failure === undefined ? {} : { failed: failure }),
       sizeBytes: shared.sizeBytes,
       requests: sumOf(metrics.requests),
-      bytesRead: metrics.counters.bytesRead,
-      bytesWritten: metrics.counters.bytesWritten,
+      bytesRead: metrics.bytes.read,
+      bytesWritten: metrics.bytes.write,
       guestFaults: sumOf(faultsByName),
       faultsByName,
       errorsByName: errors,

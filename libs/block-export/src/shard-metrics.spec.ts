@@ -5,11 +5,9 @@ import {
   COUNTER,
   COUNTERS,
   emptyTotal,
-  fileOf,
   HISTOGRAM,
   OPERATION,
   OPERATIONS,
-  queueOf,
   ShardMetrics,
 } from './shard-metrics.js';
 
@@ -28,15 +26,12 @@ describe('the metrics of one volume on one thread', () => {
   it('keep every number in a place of its own', () => {
     const metrics = fresh();
     OPERATIONS.forEach((name, index) => {
-      for (let times = 0; times <= index; times += 1) metrics.countRequest(OPERATION[name]);
+      for (let times = 0; times <= index; times += 1)
+        metrics.finished(OPERATION[name], 10 + index, 20 + index, 1000 + index);
     });
     COUNTERS.forEach((name, index) => metrics.add(COUNTER[name], 100 + index));
     metrics.countName(0);
     metrics.countName(emptyTotal().names.length - 1);
-    OPERATIONS.forEach((_, operation) => {
-      metrics.observe(queueOf(operation), 10 + operation);
-      metrics.observe(fileOf(operation), 20 + operation);
-    });
     metrics.observe(HISTOGRAM.ring, 40);
     metrics.observe(HISTOGRAM.complete, 50);
 
@@ -49,14 +44,21 @@ describe('the metrics of one volume on one thread', () => {
       total.latency[name].queue.sumMicros,
       total.latency[name].file.sumMicros,
     ]);
-    expect(sums).toEqual(OPERATIONS.map((_, operation) => [10 + operation, 20 + operation]));
+    const times = (each: number) => OPERATIONS.map((_, index) => (each + index) * (index + 1));
+    expect(sums).toEqual(times(10).map((queue, index) => [queue, times(20)[index]]));
+    expect(Object.values(total.bytes)).toEqual(times(1000));
     expect([total.ring.sumMicros, total.complete.sumMicros]).toEqual([40, 50]);
   });
 
   const bucketOf = (micros: number) => {
     const metrics = fresh();
-    metrics.observe(fileOf(OPERATION.read), micros);
-    return totalOf(metrics).latency.read.file.buckets.indexOf(1);
+    metrics.finished(OPERATION.read, micros, 0, 0);
+    metrics.finished(OPERATION.write, 0, micros, 0);
+    metrics.observe(HISTOGRAM.ring, micros);
+    const { latency, ring } = totalOf(metrics);
+    const buckets = [latency.read.queue, latency.write.file, ring].map((one) => one.buckets.indexOf(1));
+    expect(new Set(buckets).size).toBe(1);
+    return buckets[0];
   };
 
   it('count a duration in the bucket whose upper bound is the next power of two', () => {
@@ -73,7 +75,7 @@ describe('the metrics of one volume on one thread', () => {
     [0, 1, 2].forEach((reactor) => {
       const metrics = arena.metricsOf(reactor);
       metrics.add(COUNTER.kicks, 10 ** reactor);
-      metrics.countRequest(OPERATION.write);
+      metrics.finished(OPERATION.write, 0, 0, 512);
       metrics.observe(HISTOGRAM.complete, 2 ** reactor);
     });
     arena.shared.sizeBytes = 4096;

@@ -2,11 +2,13 @@ import { basename } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import {
   type CacheMode,
-  ensureVolumeFile,
+  DEFAULT_POLL_MICROS,
   defaultReactors,
+  ensureVolumeFile,
   type ExportSpec,
   isLimited,
   lockVolumeFile,
+  MAX_POLL_MICROS,
   MAX_REACTORS,
   Reactors,
 } from '@cairn/block-export';
@@ -25,7 +27,7 @@ interface ExportOptions extends LimitOptions {
   numQueues: number;
   cache: CacheMode;
   control?: string;
-  pollUs: number;
+  pollMicros: number;
   reactors: number;
 }
 
@@ -77,11 +79,11 @@ export function exportCommand(): Command {
         .default(defaultReactors(), 'one per core')
         .env('CAIRN_REACTORS'),
     )
-    .option(
-      '--poll-us <microseconds>',
-      'look for requests this long before sleeping; 0 = never; an idle disk costs nothing either way',
-      (text) => queueNumber(text, 0, 1000),
-      32,
+    .addOption(
+      new Option('--poll-micros <number>', 'look for requests so long, at most, before sleeping; 0 = never')
+        .argParser((text) => queueNumber(text, 0, MAX_POLL_MICROS))
+        .default(DEFAULT_POLL_MICROS)
+        .env('CAIRN_POLL_MICROS'),
     )
     .addHelpText('after', exportHelp)
     .action((options: ExportOptions) => serve(specsOf(sources, sockets, serials, options), options));
@@ -142,7 +144,7 @@ const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Prom
     process.once('SIGINT', () => resolve());
   });
   const reactor = await Reactors.start({
-    pollMicroseconds: options.pollUs,
+    pollMicros: options.pollMicros,
     reactors: options.reactors,
   });
   let closeControl: (() => void) | undefined;

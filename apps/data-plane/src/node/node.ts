@@ -56,7 +56,7 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
     const nodeId = await openNodeIdentity(config.stateDirectory, poolId);
     const states = await VolumeStates.open(config.stateDirectory);
     await mkdir(config.socketDirectory, { recursive: true, mode: 0o750 });
-    const reactor = await Reactors.start({ reactors: config.reactors });
+    const reactor = await Reactors.start({ reactors: config.reactors, pollMicros: config.pollMicros });
     const registry = new ExportRegistry({
       pool: store,
       reactor,
