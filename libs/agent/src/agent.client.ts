@@ -8,6 +8,7 @@ import {
   type AgentVolume,
   type DeleteExport,
   type PutExport,
+  type PutExportLimits,
   type PutRevert,
   type PutSize,
   type PutVolume,
@@ -82,6 +83,14 @@ export class AgentClient {
   /** Exports the volume, or finds the export of that generation. Refused with `stale-generation`. */
   putExport(volumeId: VolumeId, request: PutExport): Promise<AgentExport> {
     return this.call('PUT', `/v1/volumes/${volumeId}/export`, readAgentExport, request);
+  }
+
+  /**
+   * Changes how much the guest of an export may have, at once and also while it is attached; kept until the export ends.
+   * Refused with `stale-generation`, and `export-not-found` where no such generation is exported.
+   */
+  putExportLimits(volumeId: VolumeId, request: PutExportLimits): Promise<AgentExport> {
+    return this.call('PUT', `/v1/volumes/${volumeId}/export/limits`, readAgentExport, request);
   }
 
   /** Ends the export and closes its generation for good. Refused with `export-busy` unless forced, and `stale-generation`. */

@@ -1,5 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { parseDeleteExport, parsePutExport, parsePutVolume, parseVolumeId } from './agent.contract.js';
+import {
+  parseDeleteExport,
+  parsePutExport,
+  parsePutExportLimits,
+  parsePutVolume,
+  parseVolumeId,
+} from './agent.contract.js';
 import { AgentError } from './agent.errors.js';
 
 const faultsOf = (parse: () => unknown): string[] => {
@@ -23,6 +29,23 @@ describe('the agent contract', () => {
     expect(parsePutExport(putExport)).toEqual(putExport);
     expect(parseDeleteExport({ generation: '3' })).toEqual({ generation: 3, force: false });
     expect(parseDeleteExport({ generation: '3', force: 'true' })).toEqual({ generation: 3, force: true });
+  });
+
+  it('takes those limits that are given, and none', () => {
+    expect(parsePutExportLimits({ generation: 3, limits: {} })).toEqual({ generation: 3, limits: {} });
+    const limits = { iops: 100, bytesBurstSeconds: 0 };
+    expect(parsePutExportLimits({ generation: 3, limits })).toEqual({ generation: 3, limits });
+  });
+
+  it.each([
+    [{ limits: {} }, ['generation']],
+    [{ generation: 3 }, ['limits', 'limits']],
+    [{ generation: 3, limits: { iops: -1, bytesPerSecond: 0.5 } }, ['limits.iops', 'limits.bytesPerSecond']],
+    [{ generation: 3, limits: { iops: '10' } }, ['limits.iops']],
+    [{ generation: 3, limits: { weight: 1 } }, ['limits.weight']],
+  ])('refuses the limits %j', (body, faults) => {
+    const found = faultsOf(() => parsePutExportLimits(body));
+    expect(new Set(found)).toEqual(new Set(faults));
   });
 
   it('lists every fault of a request at once', () => {

@@ -55,6 +55,30 @@ export interface DeleteExport {
   readonly force: boolean;
 }
 
+/**
+ * How much a guest may have: base rates, 0 for as much as there is, and bursts above them while credits last. See
+ * docs/rate-limits.md.
+ */
+export interface ExportLimits {
+  readonly iops: number;
+  readonly iopsBurst: number;
+  readonly iopsBurstSeconds: number;
+  readonly bytesPerSecond: number;
+  readonly bytesBurst: number;
+  readonly bytesBurstSeconds: number;
+  /** A request counts once for each started so many bytes; 0 = once. */
+  readonly iopsUnitBytes: number;
+}
+
+/**
+ * Body of `PUT /v1/volumes/:id/export/limits`: the limits take the place of all there were. A field that is absent is 0,
+ * but for the seconds of a burst, which are 1.
+ */
+export interface PutExportLimits {
+  readonly generation: number;
+  readonly limits: Partial<ExportLimits>;
+}
+
 /** `listening` waits for a front-end; `error` serves no writes, `reason` tells why, or what a connected one waits for. */
 export type AgentExportState = 'listening' | 'connected' | 'error';
 
@@ -66,6 +90,8 @@ export interface AgentExport {
   readonly readOnly: boolean;
   readonly state: AgentExportState;
   readonly reason?: string;
+  /** Absent without any. */
+  readonly limits?: ExportLimits;
   readonly connection: AttachmentConnection;
 }
 
@@ -103,6 +129,15 @@ export interface AgentNode {
 
 const sizeBounds = { min: VOLUME_SIZE_MIN, max: VOLUME_SIZE_MAX, multipleOf: VOLUME_SIZE_MULTIPLE };
 const queueBounds = { min: NUM_QUEUES_MIN, max: NUM_QUEUES_MAX };
+const limitFields = [
+  'iops',
+  'iopsBurst',
+  'iopsBurstSeconds',
+  'bytesPerSecond',
+  'bytesBurst',
+  'bytesBurstSeconds',
+  'iopsUnitBytes',
+] as const satisfies readonly (keyof ExportLimits)[];
 const anyText = /^[^\0]{1,4096}$/s;
 const instantPattern = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z$/;
 const decimalPattern = /^(0|[1-9]\d{0,15})$/;
@@ -158,6 +193,33 @@ export function readPutExport(reader: ObjectReader): PutExport {
   };
 }
 
+/** Reads the body of `PUT /v1/volumes/:id/export/limits`. Throws `invalid-argument` with every fault. */
+export function parsePutExportLimits(body: unknown): PutExportLimits {
+  return parseRequest(body, (reader) => ({
+    generation: reader.integer('generation', { min: 1 }),
+    limits: reader.object('limits', readSomeLimits),
+  }));
+}
+
+/** The limits of a document that has all of them. */
+export function readExportLimits(reader: ObjectReader): ExportLimits {
+  const of = (field: keyof ExportLimits): number => reader.integer(field, { min: 0 });
+  return {
+    iops: of('iops'),
+    iopsBurst: of('iopsBurst'),
+    iopsBurstSeconds: of('iopsBurstSeconds'),
+    bytesPerSecond: of('bytesPerSecond'),
+    bytesBurst: of('bytesBurst'),
+    bytesBurstSeconds: of('bytesBurstSeconds'),
+    iopsUnitBytes: of('iopsUnitBytes'),
+  };
+}
+
+function readSomeLimits(reader: ObjectReader): Partial<ExportLimits> {
+  const given = limitFields.map((field) => [field, reader.optionalInteger(field, { min: 0 })] as const);
+  return Object.fromEntries(given.filter(([, value]) => value !== undefined));
+}
+
 /** Reads the query of `DELETE /v1/volumes/:id/export`. Throws `invalid-argument` with every fault. */
 export function parseDeleteExport(query: unknown): DeleteExport {
   return parseRequest(query, (reader) => {
@@ -184,6 +246,7 @@ export function readAgentVolume(reader: ObjectReader): AgentVolume {
 /** Reads an export that an agent answered. */
 export function readAgentExport(reader: ObjectReader): AgentExport {
   const reason = reader.optionalText('reason', anyText, 'a text');
+  const limits = reader.optionalObject('limits', readExportLimits);
   return {
     volumeId: reader.id('volumeId', 'vol'),
     attachmentId: reader.id('attachmentId', 'att'),
@@ -191,6 +254,7 @@ export function readAgentExport(reader: ObjectReader): AgentExport {
     readOnly: reader.flag('readOnly'),
     state: reader.word('state', ['listening', 'connected', 'error']),
     ...(reason === undefined ? {} : { reason }),
+    ...(limits === undefined ? {} : { limits }),
     connection: reader.object('connection', (inner) => ({
       type: inner.word('type', ['vhost-user-blk']),
       socketPath: inner.text('socketPath', anyText, 'a path'),

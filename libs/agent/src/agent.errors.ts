@@ -13,6 +13,7 @@ export type AgentErrorCode =
   | 'snapshot-not-found'
   | 'snapshot-exists'
   | 'stale-generation'
+  | 'export-not-found'
   | 'export-busy'
   | 'export-failed'
   | 'pool-full'
@@ -36,6 +37,7 @@ export const agentErrorStatus = {
   'snapshot-not-found': 404,
   'snapshot-exists': 409,
   'stale-generation': 409,
+  'export-not-found': 404,
   'export-busy': 409,
   'export-failed': 500,
   'pool-full': 507,
@@ -65,6 +67,7 @@ export const agentErrorRetryable = {
   'snapshot-not-found': false,
   'snapshot-exists': false,
   'stale-generation': false,
+  'export-not-found': false,
   'export-busy': true,
   'export-failed': true,
   'pool-full': true,

@@ -91,6 +91,11 @@ export class ObjectReader {
     return this.fault(field, `must be ${multiple} from ${bounds.min} to ${max}`, bounds.min);
   }
 
+  /** Like `integer`, or `undefined` when the field is absent or null. */
+  optionalInteger(field: string, bounds: IntegerBounds): number | undefined {
+    return this.isAbsent(field) ? undefined : this.integer(field, bounds);
+  }
+
   /** True or false, and nothing that only looks like it. */
   flag(field: string): boolean {
     const value = this.take(field);

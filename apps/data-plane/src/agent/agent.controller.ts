@@ -2,6 +2,7 @@ import { Body, Controller, Delete, Get, HttpCode, Param, Put, Query, UseGuards }
 import {
   parseDeleteExport,
   parsePutExport,
+  parsePutExportLimits,
   parsePutRevert,
   parsePutSize,
   parsePutVolume,
@@ -71,6 +72,11 @@ export class AgentController {
   @Put('volumes/:id/export')
   async putExport(@Param('id') id: string, @Body() body: unknown): Promise<AgentExport> {
     return this.registry.putExport(parseVolumeId(id), parsePutExport(body));
+  }
+
+  @Put('volumes/:id/export/limits')
+  async putExportLimits(@Param('id') id: string, @Body() body: unknown): Promise<AgentExport> {
+    return this.registry.putExportLimits(parseVolumeId(id), parsePutExportLimits(body));
   }
 
   @Delete('volumes/:id/export')

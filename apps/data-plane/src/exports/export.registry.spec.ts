@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Logger } from '@nestjs/common';
 import { AgentError } from '@cairn/agent';
+import { NO_LIMITS, type RateLimits } from '@cairn/block-export';
 import { exportStatusOf } from '@cairn/block-export/testing';
 import { MIB, type VolumeId } from '@cairn/domain';
 import { type HeadSwitch, type LiveVolume, StorageError, type VolumeChain } from '@cairn/storage';
@@ -75,6 +76,7 @@ class IdleReactor implements ExportReactor {
   readonly listening = new Set<string>();
   readonly connected = new Set<string>();
   readonly calls: string[] = [];
+  readonly limits = new Map<string, RateLimits | undefined>();
   failNext: Error | undefined;
   /** Why the flush at the end of the next export that goes has failed. */
   lossNext: string | undefined;
@@ -84,8 +86,9 @@ class IdleReactor implements ExportReactor {
   async resizeExport(id: string, sizeBytes: number) {
     this.calls.push(`resize ${id} ${sizeBytes}`);
   }
-  async addExport({ id }: { id: string }) {
+  async addExport({ id, limits }: { id: string; limits?: RateLimits }) {
     this.calls.push(`add ${id}`);
+    this.limits.set(id, limits);
     await this.gate;
     const failure = this.failNext;
     this.failNext = undefined;
@@ -113,6 +116,9 @@ class IdleReactor implements ExportReactor {
   }
   async barrier(id: string) {
     this.calls.push(`barrier ${id}`);
+  }
+  limitExport(id: string, limits: RateLimits | undefined) {
+    this.limits.set(id, limits);
   }
   async status(id: string) {
     if (!this.listening.has(id)) return undefined;
@@ -384,6 +390,71 @@ describe('the chain of a volume that the registry serves', () => {
       `change ${volumeId}`,
       `switch ${volumeId}`,
     ]);
+  });
+});
+
+describe('limits of an export', () => {
+  const slow = { ...NO_LIMITS, iops: 10 };
+
+  it('hold at once, and over a restart', async () => {
+    await registry.putExport(volumeId, request);
+    const limited = await registry.putExportLimits(volumeId, { generation: 1, limits: { iops: 10 } });
+    expect(limited).toMatchObject({ state: 'listening', limits: slow });
+    expect(reactor.limits.get(volumeId)).toEqual(slow);
+    // The same export asked for again keeps them.
+    expect(await registry.putExport(volumeId, request)).toEqual(limited);
+    await restart();
+    await registry.restore();
+    expect(reactor.limits.get(volumeId)).toEqual(slow);
+    expect(await registry.listExports()).toEqual([limited]);
+  });
+
+  it('take the place of all there were, and are gone when they limit nothing', async () => {
+    await registry.putExport(volumeId, request);
+    await registry.putExportLimits(volumeId, { generation: 1, limits: { iops: 10 } });
+    const burst = { bytesPerSecond: 4096, bytesBurst: 8192 };
+    const answered = await registry.putExportLimits(volumeId, { generation: 1, limits: burst });
+    expect(answered.limits).toEqual({ ...NO_LIMITS, ...burst, bytesBurstSeconds: 1 });
+    const freed = await registry.putExportLimits(volumeId, { generation: 1, limits: {} });
+    expect(freed).not.toHaveProperty('limits');
+    expect(reactor.limits.get(volumeId)).toBeUndefined();
+    await restart();
+    await registry.restore();
+    expect(reactor.limits.get(volumeId)).toBeUndefined();
+  });
+
+  it('end with the export', async () => {
+    await registry.putExport(volumeId, request);
+    await registry.putExportLimits(volumeId, { generation: 1, limits: { iops: 10 } });
+    expect(await registry.putExport(volumeId, newer)).not.toHaveProperty('limits');
+    expect(reactor.limits.get(volumeId)).toBeUndefined();
+  });
+
+  it('are refused under a generation that is over, or is not exported', async () => {
+    const limit = (generation: number) =>
+      codeOf(registry.putExportLimits(volumeId, { generation, limits: { iops: 10 } }));
+    expect(await limit(1)).toBe('export-not-found');
+    await registry.putExport(volumeId, newer);
+    expect(await limit(1)).toBe('stale-generation');
+    expect(await limit(3)).toBe('export-not-found');
+    await registry.deleteExport(volumeId, { generation: 2, force: false });
+    expect(await limit(2)).toBe('stale-generation');
+    expect(reactor.limits.get(volumeId)).toBeUndefined();
+  });
+
+  it('are refused when they make no sense, and those before stay', async () => {
+    await registry.putExport(volumeId, request);
+    await registry.putExportLimits(volumeId, { generation: 1, limits: { iops: 10 } });
+    for (const limits of [
+      { iopsBurst: 5 },
+      { iops: 9, iopsBurst: 9 },
+      { iops: 2 ** 41 },
+      { iopsUnitBytes: 1 },
+    ])
+      expect(await codeOf(registry.putExportLimits(volumeId, { generation: 1, limits }))).toBe(
+        'invalid-argument',
+      );
+    expect(await registry.listExports()).toMatchObject([{ limits: slow }]);
   });
 });
 

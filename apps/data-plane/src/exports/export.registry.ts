@@ -2,6 +2,7 @@
 // after a crash at any step:
 //
 //   put export:     remember (fence + export) -> attach, listen   a crash between them: boot listens
+//   put limits:     remember -> set                               a crash between them: boot sets them
 //   delete export:  stop listening, detach -> forget, close fence  a crash between them: boot listens again, the verb is repeated
 //   revert:         revert -> close the fence                      a crash between them: the verb is repeated, nobody wrote since
 //   delete volume:  remember the deletion -> remove files          a crash between them: the verb is repeated
@@ -19,6 +20,7 @@ import {
   type AgentVolume,
   type DeleteExport,
   type PutExport,
+  type PutExportLimits,
   type PutRevert,
   type PutSize,
   type PutVolume,
@@ -26,6 +28,7 @@ import {
 import { isId, noFaultPoints, type FaultPoints, type VolumeId } from '@cairn/domain';
 import type { ExportStatus, Reactors } from '@cairn/block-export';
 import type { SwitchHeads, VolumeRecord, VolumeStore } from '@cairn/storage';
+import { limitsOf } from './export-limits.js';
 import { KeyedQueue } from './keyed-queue.js';
 import { agentErrorOf } from './storage-refusals.js';
 import type { PersistedExport, VolumeState, VolumeStates } from './volume-states.js';
@@ -51,6 +54,7 @@ export type ExportReactor = Pick<
   Reactors,
   | 'addExport'
   | 'removeExport'
+  | 'limitExport'
   | 'resizeExport'
   | 'switchHeads'
   | 'changeChain'
@@ -220,6 +224,26 @@ export class ExportRegistry {
     });
   }
 
+  /** See AgentClient.putExportLimits. */
+  putExportLimits(volumeId: VolumeId, { generation, limits }: PutExportLimits): Promise<AgentExport> {
+    return this.verb(volumeId, 'export-failed', async () => {
+      const before = this.stateOf(volumeId);
+      if (generation < before.generation || generation <= before.closedGeneration)
+        throw stale(before, generation);
+      if (before.export === undefined || generation > before.generation) {
+        throw new AgentError(
+          'export-not-found',
+          `${volumeId} is not exported under generation ${generation} here`,
+        );
+      }
+      const persisted = { ...before.export, limits: limitsOf(limits) };
+      await this.states.put({ ...before, export: persisted });
+      this.faultPoints.reach('data-plane.after-remember');
+      this.reactor.limitExport(volumeId, persisted.limits);
+      return this.exportOf(this.stateOf(volumeId), persisted, await this.reactor.status(volumeId));
+    });
+  }
+
   /** See AgentClient.deleteExport. */
   deleteExport(volumeId: VolumeId, request: DeleteExport): Promise<void> {
     return this.verb(volumeId, 'export-failed', async () => {
@@ -279,6 +303,7 @@ export class ExportRegistry {
           numQueues: persisted.numQueues,
           cache: this.settings.cache,
           serial: volumeId,
+          ...(persisted.limits === undefined ? {} : { limits: persisted.limits }),
         });
       } catch (error) {
         await this.pool.detach(volumeId);
@@ -368,7 +393,7 @@ export class ExportRegistry {
     status: ExportStatus | undefined,
   ): AgentExport {
     const { volumeId, generation } = state;
-    const { attachmentId, readOnly, numQueues } = persisted;
+    const { attachmentId, readOnly, numQueues, limits } = persisted;
     const broken =
       status === undefined
         ? (this.losses.get(volumeId) ?? this.failures.get(volumeId) ?? 'the export is not open')
@@ -382,6 +407,7 @@ export class ExportRegistry {
       readOnly,
       state: broken === undefined ? healthy : 'error',
       ...(reason === undefined ? {} : { reason }),
+      ...(limits === undefined ? {} : { limits }),
       connection: {
         type: 'vhost-user-blk',
         socketPath: this.socketPathOf(volumeId),

@@ -7,7 +7,7 @@
 // would serve a volume to the wrong guest.
 import { mkdir, readFile, readdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ObjectReader } from '@cairn/agent';
+import { type ExportLimits, ObjectReader, readExportLimits } from '@cairn/agent';
 import { isId, type AttachmentId, type VolumeId } from '@cairn/domain';
 import { writeFileAtomic } from '@cairn/storage';
 import { StartRefused } from '../start-refused.js';
@@ -17,6 +17,8 @@ export interface PersistedExport {
   readonly attachmentId: AttachmentId;
   readonly readOnly: boolean;
   readonly numQueues: number;
+  /** Absent = as much as there is. */
+  readonly limits?: ExportLimits;
 }
 
 /** Generations at or below `closedGeneration` are over; below `generation` they are stale. */
@@ -112,17 +114,23 @@ function readFields(reader: ObjectReader): VolumeState {
     /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/,
     'an instant in UTC',
   );
-  const persisted = reader.optionalObject('export', (inner) => ({
-    attachmentId: inner.id('attachmentId', 'att'),
-    readOnly: inner.flag('readOnly'),
-    numQueues: inner.integer('numQueues', { min: 1, max: 65_535 }),
-  }));
+  const persisted = reader.optionalObject('export', readExport);
   return {
     volumeId: reader.id('volumeId', 'vol'),
     generation: reader.integer('generation', { min: 0 }),
     closedGeneration: reader.integer('closedGeneration', { min: 0 }),
     ...(persisted === undefined ? {} : { export: persisted }),
     ...(deletedAt === undefined ? {} : { deletedAt }),
+  };
+}
+
+function readExport(reader: ObjectReader): PersistedExport {
+  const limits = reader.optionalObject('limits', readExportLimits);
+  return {
+    attachmentId: reader.id('attachmentId', 'att'),
+    readOnly: reader.flag('readOnly'),
+    numQueues: reader.integer('numQueues', { min: 1, max: 65_535 }),
+    ...(limits === undefined ? {} : { limits }),
   };
 }
 

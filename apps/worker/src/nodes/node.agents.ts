@@ -21,6 +21,7 @@ const domainCode = {
   'snapshot-not-found': 'agent-refused',
   'snapshot-exists': 'agent-refused',
   'stale-generation': 'stale-generation',
+  'export-not-found': 'agent-refused',
   'export-busy': 'export-busy',
   'export-failed': 'pool-unavailable',
   'pool-full': 'pool-full',
