@@ -80,3 +80,9 @@ export const statusOf = async (control: string): Promise<ExportStatus> =>
 export const announceSize = async (control: string, sizeBytes: number, file: string): Promise<void> => {
   await ask(control, { verb: 'resize', file, sizeBytes });
 };
+
+/** Runs the built `cairn limit`; throws with what it printed when it fails. */
+export const limitExport = async (control: string, file: string, iops: number): Promise<void> => {
+  const commandLine = [PROGRAM, 'limit', '--control', control, '--file', file, '--iops', String(iops)];
+  await promisify(execFile)(process.execPath, commandLine);
+};
