@@ -6,7 +6,7 @@ const allowedLibs = {
   'apps/control-plane': ['domain', 'persistence', 'jobs'],
   'apps/worker': ['domain', 'persistence', 'jobs', 'agent'],
   'apps/data-plane': ['domain', 'agent', 'storage', 'block-export'],
-  'apps/cli': ['domain', 'block-export', 'qemu', 'storage'],
+  'apps/cli': ['domain', 'block-export', 'qemu', 'storage', 'agent'],
   'libs/block-export': ['storage', 'vhost-user', 'virtio', 'native'],
   'libs/vhost-user': ['virtio', 'native'],
   'libs/storage': ['native'],

@@ -6,7 +6,8 @@ import { newId, type VolumeId } from '@cairn/domain';
 import { AppProcess } from './app-process.js';
 import { freePort } from './databases.js';
 
-const TOKEN = 'the token of a lone node';
+/** The agent token of every lone node. */
+export const TOKEN = 'the token of a lone node';
 
 /** A built data plane that reports to nobody, in a directory of its own. Always `stop` it. */
 export class LoneNode {

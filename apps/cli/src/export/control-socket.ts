@@ -6,6 +6,7 @@ import {
   type ExportStatus,
   type RateLimits,
   type Reactors,
+  type ReactorStatus,
 } from '@cairn/block-export';
 import { CliError } from '../cli-error.js';
 import { type ControlRequest, parseControlRequest } from './control-request.js';
@@ -19,7 +20,7 @@ const TIMEOUT_MS = 10_000;
 export interface ControlResults {
   resize: { file: string; sizeBytes: number };
   limit: { file: string; limits: RateLimits };
-  status: { exports: (ExportStatus & { file: string })[] };
+  status: { exports: (ExportStatus & { file: string })[]; reactors: ReactorStatus[] };
 }
 
 /** Listens on a socket of mode 0600 for requests about the exports; returns what ends that. */
@@ -65,7 +66,10 @@ const obey = async (
   if (request.verb === 'status') {
     const files = new Map(specs.map((spec) => [spec.id, spec.filePath]));
     const statuses = await reactors.statuses();
-    return { exports: statuses.map((status) => ({ ...status, file: files.get(status.id) ?? status.id })) };
+    return {
+      exports: statuses.map((status) => ({ ...status, file: files.get(status.id) ?? status.id })),
+      reactors: reactors.reactorStatuses(),
+    };
   }
   const spec = chosen(specs, request.file);
   if (request.verb === 'limit') {

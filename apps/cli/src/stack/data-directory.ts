@@ -10,7 +10,7 @@ const longestSocketDirectory = 107 - 26;
 /**
  * Where one machine's stack keeps everything: database, pool, secrets, logs.
  *
- *   postgres/  secrets/  pool/  sockets/  state/  logs/  endpoint.json  lock
+ *   postgres/  secrets/  pool/  sockets/  state/  logs/  endpoint.json  agent.json  lock
  */
 export class DataDirectory {
   readonly path: string;
@@ -94,20 +94,34 @@ export class DataDirectory {
     writeFileSync(join(this.path, 'endpoint.json'), `${JSON.stringify({ url })}\n`);
   }
 
+  /** Leaves the address of the data plane's agent, too. */
+  writeAgentUrl(url: string): void {
+    writeFileSync(join(this.path, 'agent.json'), `${JSON.stringify({ url })}\n`);
+  }
+
   /** The address of the API that runs, or last ran, on this directory. */
   findEndpoint(): string | undefined {
-    try {
-      const { url } = JSON.parse(readFileSync(join(this.path, 'endpoint.json'), 'utf8')) as { url?: unknown };
-      return typeof url === 'string' ? url : undefined;
-    } catch {
-      return undefined;
-    }
+    return this.findUrl('endpoint.json');
+  }
+
+  /** The address of the data plane's agent that runs, or last ran, on this directory. */
+  findAgentUrl(): string | undefined {
+    return this.findUrl('agent.json');
   }
 
   /** The API key made at first start. */
   findApiKey(): string | undefined {
     try {
       return readFileSync(this.secretFile('api-key'), 'utf8').trim();
+    } catch {
+      return undefined;
+    }
+  }
+
+  private findUrl(name: string): string | undefined {
+    try {
+      const { url } = JSON.parse(readFileSync(join(this.path, name), 'utf8')) as { url?: unknown };
+      return typeof url === 'string' ? url : undefined;
     } catch {
       return undefined;
     }

@@ -110,7 +110,7 @@ export class Stack {
 
     const freeAgentPort = await freePort(agentHost, agentPort);
     this.noteIfMoved('the data plane', agentPort, freeAgentPort);
-    await Promise.all([
+    const [, dataPlane] = await Promise.all([
       this.startApp('worker', shared),
       this.startApp('data-plane', {
         ...shared,
@@ -124,6 +124,7 @@ export class Stack {
     ]);
     await this.waitForNode();
     dataDirectory.writeEndpoint(this.url);
+    dataDirectory.writeAgentUrl(String(dataPlane['url']));
   }
 
   private async startDatabase(): Promise<Record<string, string>> {

@@ -1,78 +1,91 @@
-import type { ExportStatus, Latency } from '@cairn/block-export';
 import { formatBytes } from '@cairn/domain';
+import { type Layer, LAYERS } from './counts.js';
+import type { NodeRates, Quantiles, ReactorRates, VolumeRates } from './rates.js';
 
-type Served = ExportStatus & { file: string };
+/** What the table can be sorted by: most first, names from A to Z. */
+export const SORTS = ['iops', 'bytes', 'latency', 'depth', 'throttled', 'faults', 'name'] as const;
+export type Sort = (typeof SORTS)[number];
 
-/** What was seen at one moment (milliseconds). */
-export interface Sample {
-  at: number;
-  exports: Served[];
-}
-
-const COLUMNS = [
-  'DISK',
-  'GUEST',
-  'READ/S',
-  'WRITE/S',
-  'READ',
-  'WRITE',
-  'FILE p50',
-  'FILE p99',
-  'KICKS/S',
-  'WAITS/S',
-  'FAULTS',
-];
-
-/** One disk's line: rates over `seconds`, and latency in the file of the reads and writes of that time. */
-export function rowOf(now: Served, before: Served | undefined, seconds: number): string[] {
-  const rate = (pick: (status: Served) => number): number =>
-    Math.max(0, (pick(now) - (before ? pick(before) : 0)) / seconds);
-  const count = (pick: (status: Served) => number): string => rate(pick).toFixed(0);
-  const latency = difference(now, before);
-  return [
-    now.file,
-    now.failed ? 'FAILED' : now.waiting ? 'waits' : now.connected ? 'yes' : 'no',
-    count((status) => status.metrics.requests.read),
-    count((status) => status.metrics.requests.write),
-    `${formatBytes(rate((status) => status.bytesRead))}/s`,
-    `${formatBytes(rate((status) => status.bytesWritten))}/s`,
-    quantile(latency, 0.5),
-    quantile(latency, 0.99),
-    count((status) => status.metrics.counters.kicks),
-    count((status) => status.rate.throttles),
-    `${now.guestFaults}`,
-  ];
-}
-
-/** The table as text, columns aligned. */
-export function tableOf(rows: readonly string[][]): string {
-  const lines = [COLUMNS, ...rows];
-  const widths = COLUMNS.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)));
-  const pad = (text: string, column: number): string =>
-    column === 0 ? text.padEnd(widths[column]!) : text.padStart(widths[column]!);
-  return lines.map((line) => line.map(pad).join('  ')).join('\n');
-}
-
-/** Buckets of the reads and writes that came between two looks. */
-const difference = (now: Served, before: Served | undefined): number[] => {
-  const of = (status: Served | undefined): Latency[] =>
-    status ? [status.metrics.latency.read.file, status.metrics.latency.write.file] : [];
-  const sum = (latencies: Latency[], bucket: number): number =>
-    latencies.reduce((total, latency) => total + latency.buckets[bucket]!, 0);
-  return now.metrics.latency.read.file.buckets.map(
-    (_, bucket) => sum(of(now), bucket) - sum(of(before), bucket),
-  );
+const keys: Record<Exclude<Sort, 'name'>, (rates: VolumeRates) => number> = {
+  iops: (rates) => rates.readsPerSecond + rates.writesPerSecond + rates.othersPerSecond,
+  bytes: (rates) => rates.readBytesPerSecond + rates.writtenBytesPerSecond,
+  latency: ({ latencyMicros }) => LAYERS.reduce((sum, layer) => sum + (latencyMicros[layer].p99 ?? 0), 0),
+  depth: (rates) => rates.inFlight,
+  throttled: (rates) => rates.throttledShare,
+  faults: (rates) => rates.faults + rates.errors,
 };
 
-/** Upper bound of the bucket in which that part of the requests ends. */
-const quantile = (buckets: readonly number[], part: number): string => {
-  const total = buckets.reduce((sum, count) => sum + count, 0);
-  if (total === 0) return '-';
-  let seen = 0;
-  const bucket = buckets.findIndex((count) => {
-    seen += count;
-    return seen >= total * part;
-  });
-  const micros = 2 ** bucket;
-  return micros < 1000 ? `≤${micros}µs` : `≤${(micros / 1000).toFixed(0)}ms`;
+const layerTitles: Record<Layer, string> = {
+  ring: 'RING p50/p99',
+  queue: 'QUEUE',
+  file: 'FILE',
+  completion: 'DONE',
+};
+
+const columns: readonly (readonly [title: string, cell: (rates: VolumeRates) => string])[] = [
+  ['VOLUME', ({ volume }) => volume],
+  ['GUEST', ({ guest }) => guest],
+  ['READ/S', (rates) => rates.readsPerSecond.toFixed(0)],
+  ['WRITE/S', (rates) => rates.writesPerSecond.toFixed(0)],
+  ['READ', (rates) => `${formatBytes(Math.round(rates.readBytesPerSecond))}/s`],
+  ['WRITE', (rates) => `${formatBytes(Math.round(rates.writtenBytesPerSecond))}/s`],
+  ['DEPTH', ({ inFlight }) => `${inFlight}`],
+  ...LAYERS.map(
+    (layer) => [layerTitles[layer], (rates: VolumeRates) => quantiles(rates.latencyMicros[layer])] as const,
+  ),
+  ['THROTTLED', ({ throttledShare }) => percent(throttledShare)],
+  [
+    'KICKED',
+    (rates) => (rates.looksPerSecond > 0 ? percent(rates.kicksPerSecond / rates.looksPerSecond) : '-'),
+  ],
+  ['FAULTS', ({ faults }) => `${faults}`],
+  ['ERRORS', ({ errors }) => `${errors}`],
+];
+
+/** The volumes in the order that was asked for; equals by name. */
+export function sorted(volumes: readonly VolumeRates[], by: Sort): VolumeRates[] {
+  const byName = (a: VolumeRates, b: VolumeRates): number => (a.volume < b.volume ? -1 : 1);
+  if (by === 'name') return volumes.toSorted(byName);
+  const key = keys[by];
+  return volumes.toSorted((a, b) => key(b) - key(a) || byName(a, b));
+}
+
+/** The table as text, columns aligned, then a line for each thread; `rows`: the most lines to fill. */
+export function tableOf({ volumes, reactors }: NodeRates, by: Sort, rows = Infinity): string {
+  const room = Math.max(1, rows - reactors.length - 2);
+  const shown = volumes.length > room ? sorted(volumes, by).slice(0, room - 1) : sorted(volumes, by);
+  const lines = [
+    columns.map(([title]) => title),
+    ...shown.map((rates) => columns.map(([, cell]) => cell(rates))),
+  ];
+  const widths = columns.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)));
+  const pad = (text: string, column: number): string =>
+    column === 0 ? text.padEnd(widths[column]!) : text.padStart(widths[column]!);
+  const more = volumes.length - shown.length;
+  return [
+    ...lines.map((line) => line.map(pad).join('  ')),
+    ...(more > 0 ? [`… and ${more} more`] : []),
+    ...reactors.map(reactorLine),
+  ].join('\n');
+}
+
+const reactorLine = (rates: ReactorRates): string => {
+  const polls = rates.pollsMetPerSecond + rates.pollsInVainPerSecond;
+  return [
+    `reactor ${rates.reactor}: ${percent(rates.cpuShare)} CPU`,
+    `${rates.rings} rings`,
+    `${rates.sleepsPerSecond.toFixed(0)} sleeps/s`,
+    `${polls.toFixed(0)} polls/s${polls > 0 ? `, ${percent(rates.pollsMetPerSecond / polls)} met` : ''}`,
+  ].join(', ');
+};
+
+const percent = (share: number): string => `${(share * 100).toFixed(0)}%`;
+
+const quantiles = ({ p50, p99 }: Quantiles): string =>
+  p50 === undefined || p99 === undefined ? '-' : `${micros(p50)}/${micros(p99)}`;
+
+const micros = (bound: number): string => {
+  if (bound === Infinity) return '>4s';
+  if (bound < 1000) return `${bound}µs`;
+  return bound < 1_000_000 ? `${(bound / 1000).toFixed(0)}ms` : `${(bound / 1_000_000).toFixed(0)}s`;
 };
