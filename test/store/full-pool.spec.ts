@@ -2,11 +2,13 @@ import { createHash } from 'node:crypto';
 import { closeSync, openSync, readdirSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkPool, VolumeImage, VolumeStore } from '@cairn/storage';
+import { BLK_STATUS, BLK_TYPE } from '@cairn/virtio/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ServedStore } from '../support/served-store.js';
 import { mountSmallTmpfs } from '../support/small-tmpfs.js';
 import { readAll } from '../support/store-checks.js';
 
-const MIB = 2 ** 20;
+const [KIB, MIB] = [2 ** 10, 2 ** 20];
 const [A, B] = ['vol-aaaaaaaaaaaaaaaa', 'vol-bbbbbbbbbbbbbbbb'];
 const snap = (n: number) => `snap-${String(n).padStart(16, '0')}`;
 
@@ -144,5 +146,48 @@ describe.skipIf(typeof trial === 'string')('a pool that is full', () => {
     expect([0, 1, 2, 3].map((n) => bytes.subarray(n * MIB, (n + 1) * MIB).every((b) => b === n + 1))).toEqual(
       [true, true, true, true],
     );
+  });
+
+  it('fails writes of a guest that runs, also copied up and discarded ones, and takes them later', async () => {
+    await store.close();
+    const served = await ServedStore.open(directory, { cache: 'writeback' });
+    store = served.store;
+    try {
+      await served.serve(A);
+      const disk = await served.connect(A);
+      fill();
+      const sector = (offset: number) => offset / 512;
+      // Over nothing, over what a layer below has, and half of what that has.
+      for (const [offset, length] of [
+        [3 * MIB, MIB],
+        [0, 8 * KIB],
+        [MIB + 512, 512],
+      ] as const) {
+        const write = { type: BLK_TYPE.OUT, sector: sector(offset), out: Buffer.alloc(length, 9) };
+        expect((await disk.request(write)).status).toBe(BLK_STATUS.IOERR);
+      }
+      const { switchHeads } = served;
+      const third = [{ snapshotId: snap(3), volumeId: A }];
+      await expect(store.snapshots.take(third, { switchHeads })).rejects.toMatchObject({ kind: 'pool-full' });
+      for (const n of [0, 1, 2, 3])
+        expect(Buffer.compare(await disk.read(n * MIB, MIB), Buffer.alloc(MIB, n === 3 ? 0 : n + 1))).toBe(0);
+      // The head's own megabyte comes back, and the guest goes on with that.
+      await disk.discard([{ offsetBytes: 2 * MIB, lengthBytes: MIB }]);
+      await disk.write(MIB + 512, Buffer.alloc(512, 9));
+      rmSync(filler);
+      await store.snapshots.take(third, { switchHeads });
+      await disk.discard([{ offsetBytes: 0, lengthBytes: MIB }]);
+      await disk.write(3 * MIB, Buffer.alloc(MIB, 4));
+      await disk.flush();
+      disk.close();
+      await served.stopServing(A);
+      const bytes = await readAll(store.chain(A));
+      const expected = Buffer.concat([0, 2, 0, 4].map((value) => Buffer.alloc(MIB, value)));
+      expected.fill(9, MIB + 512, MIB + 1024);
+      expect(Buffer.compare(bytes, expected)).toBe(0);
+    } finally {
+      await served.close();
+    }
+    expect((await checkPool(directory)).findings).toEqual([]);
   });
 });

@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import {
+  checkPool,
+  describeFinding,
   SNAPSHOT_BLOCK_BYTES,
   StorageError,
   type SwitchHeads,
@@ -248,6 +250,9 @@ export class ModelVerbs {
   async reopen(): Promise<void> {
     await this.background;
     await this.close();
+    const { findings } = await checkPool(this.directory, { scrub: true });
+    const wrong = findings.filter(({ severity }) => severity !== 'notice').map(describeFinding);
+    if (wrong.length > 0) throw new Error(wrong.join('; '));
     await this.openStore();
   }
 

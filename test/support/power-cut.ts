@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkPool, describeFinding, type SwitchHeads, VolumeImage, VolumeStore } from '@cairn/storage';
@@ -32,7 +33,8 @@ interface VolumeLife extends Life {
 }
 
 interface SnapshotLife extends Life {
-  volumeId: string;
+  /** None when it was written from blocks. */
+  volumeId?: string;
   bytes: Uint8Array;
 }
 
@@ -105,7 +107,8 @@ export class PowerCutScenario {
       }
     }
     for (const [id, life] of this.snapshots) {
-      if (!existence(id, life, at, store.snapshots.find(id) !== undefined)) continue;
+      // One that is being written from blocks is none yet.
+      if (!existence(id, life, at, store.snapshots.find(id)?.state === 'completed')) continue;
       const image = await VolumeImage.open(store.snapshots.chain(id), { readOnly: true });
       const bytes = new Uint8Array(image.sizeBytes);
       await image.readAt(0, bytes);
@@ -124,6 +127,9 @@ export class PowerCutScenario {
       () => this.snapshot(1),
       () => this.snapshot(2),
       () => this.clone(),
+      () => this.cloneVolume(),
+      () => this.writeSnapshot(),
+      () => this.scrub(),
       () => this.deleteSnapshot(),
       () => this.deleteSnapshot(),
       () => this.store.coalescer.run(),
@@ -209,6 +215,47 @@ export class PowerCutScenario {
     this.born(volumeId, start, bytes.slice());
   }
 
+  /** By a snapshot of its own, which makes durable what the source has. */
+  private async cloneVolume(): Promise<void> {
+    const sourceVolumeId = this.pick(this.contents);
+    if (sourceVolumeId === undefined || this.contents.size > 3) return;
+    const bytes = this.contents.get(sourceVolumeId)!;
+    const volumeId = this.newId('vol');
+    const start = this.disk.length;
+    await this.store.clones.ofVolume({ volumeId, sourceVolumeId });
+    this.volumes.get(sourceVolumeId)!.flushes.push([start, this.disk.length]);
+    this.born(volumeId, start, bytes.slice());
+  }
+
+  private async writeSnapshot(): Promise<void> {
+    const parentSnapshotId = this.random(2) === 0 ? undefined : this.livingSnapshot();
+    const parent = this.snapshots.get(parentSnapshotId ?? '');
+    const bytes = parent ? parent.bytes.slice() : new Uint8Array(SIZE);
+    const sizeBytes = bytes.length;
+    const snapshotId = this.newId('snap');
+    const start = this.disk.length;
+    const { snapshotWriter } = this.store;
+    await snapshotWriter.start({
+      snapshotId,
+      sizeBytes,
+      ...(parentSnapshotId !== undefined && { parentSnapshotId }),
+    });
+    const put = this.random(3) > 0;
+    if (put) {
+      this.value = (this.value % 250) + 1;
+      bytes.fill(this.value);
+      const checksum = createHash('sha256').update(bytes).digest('base64');
+      await snapshotWriter.putBlock(snapshotId, 0, bytes, checksum);
+    }
+    await snapshotWriter.complete(snapshotId, { changedBlocks: put ? 1 : 0 });
+    this.snapshots.set(snapshotId, { bytes, madeAt: [start, this.disk.length] });
+  }
+
+  private async scrub(): Promise<void> {
+    const { damaged } = await this.store.scrub();
+    if (damaged.length > 0) throw new Error(`called damaged: ${JSON.stringify(damaged)}`);
+  }
+
   private async revert(): Promise<void> {
     const snapshotId = this.livingSnapshot();
     const { volumeId, bytes } = this.snapshots.get(snapshotId ?? '') ?? {};
@@ -274,7 +321,7 @@ export class PowerCutScenario {
 /** Throws when a check finds anything so severe. A pool that was not made yet is none. */
 const expectNone = async (directory: string, ...severities: string[]): Promise<void> => {
   if (!existsSync(join(directory, 'pool.json'))) return;
-  const { findings } = await checkPool(directory);
+  const { findings } = await checkPool(directory, { scrub: true });
   const found = findings.filter(({ severity }) => severities.includes(severity)).map(describeFinding);
   if (found.length > 0) throw new Error(found.join('; '));
 };
