@@ -44,7 +44,7 @@ async function buildBench() {
 await main(async () => {
   const args = process.argv.slice(2);
   await setUp();
-  await ensureSystemPackages(['compiler', 'storage-daemon', 'fio']);
+  await ensureSystemPackages(['compiler', 'storage-daemon', 'qemu-img', 'fio']);
   await buildBench();
   const child = spawn(process.execPath, [program, ...args], { stdio: 'inherit' });
   for (const signal of ['SIGINT', 'SIGTERM'])

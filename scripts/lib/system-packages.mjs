@@ -51,6 +51,11 @@ export const needs = {
     packages: ['qemu-system-common'],
     present: () => works('qemu-storage-daemon', ['--version']),
   },
+  'qemu-img': {
+    why: 'is what benchmarks compare snapshots with',
+    packages: ['qemu-utils'],
+    present: () => works('qemu-img', ['--version']),
+  },
   fio: {
     why: 'verifies disks in the guests of the tests, and measures the bare file in benchmarks',
     packages: ['fio'],

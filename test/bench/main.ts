@@ -7,6 +7,7 @@ import { measureMetricsCost } from './metrics-cost.js';
 import { benchHelp, type BenchOptions, parseOptions, type Subject } from './options.js';
 import { chooseCores } from './pinning.js';
 import { measureScavenges } from './scavenges.js';
+import { measureSnapshots } from './snapshots.js';
 import { tablesOf } from './table.js';
 import { Volumes } from './volumes.js';
 
@@ -32,6 +33,7 @@ const subjects: Record<Subject, (context: BenchContext, options: BenchOptions) =
   idle: (context, options) => measureIdle(context, options.exports),
   scavenges: measureScavenges,
   metrics: measureMetricsCost,
+  snapshots: (context, options) => measureSnapshots(context, options.extents),
 };
 
 const run = async (): Promise<void> => {

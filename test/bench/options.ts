@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import type { Wanted } from './cells.js';
 
 /** What can be measured. */
-export const SUBJECTS = ['matrix', 'idle', 'scavenges', 'metrics'] as const;
+export const SUBJECTS = ['matrix', 'idle', 'scavenges', 'metrics', 'snapshots'] as const;
 export type Subject = (typeof SUBJECTS)[number];
 
 /** Everything the command line says. */
@@ -18,6 +18,7 @@ export interface BenchOptions {
   sizeBytes: number;
   directory: string;
   exports: number;
+  extents: number;
 }
 
 /** Names of `--peers`. */
@@ -33,6 +34,7 @@ Subjects:
   idle         many idle volumes in one process: memory, attach time, CPU, and one busy volume among them
   scavenges    garbage collections of the back-end under a steady load
   metrics      what counting and timing each request costs
+  snapshots    snapshots and clones of 1 GiB and of 1 TiB in a million pieces, against qemu-img; the extent map
 
 Options of matrix; a list is separated by commas:
   --full             every cell (about an hour), not only those that the project promises something about
@@ -51,9 +53,10 @@ Options of all subjects:
   --size <MiB>       size of the volume (512)
   --directory <path> where the disk's files go (${tmpdir()})
   --exports <n>      volumes of 'idle' (1000)
+  --extents <n>      pieces of the large volume of 'snapshots' (1000000)
   --help
 
-Needs qemu-storage-daemon (Debian: qemu-system-common), fio, and a C compiler; installs what is missing.
+Needs qemu-storage-daemon (Debian: qemu-system-common), qemu-img (qemu-utils), fio, and a C compiler; installs what is missing.
 `;
 
 /** Reads the command line; undefined when it asks for help. Throws a TypeError that says what is wrong. */
@@ -75,6 +78,7 @@ export const parseOptions = (args: readonly string[]): BenchOptions | undefined 
       size: { type: 'string', default: '512' },
       directory: { type: 'string', default: tmpdir() },
       exports: { type: 'string', default: '1000' },
+      extents: { type: 'string', default: '1000000' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -103,6 +107,7 @@ export const parseOptions = (args: readonly string[]): BenchOptions | undefined 
     sizeBytes: positive('size', values.size) * 2 ** 20,
     directory: values.directory,
     exports: positive('exports', values.exports),
+    extents: positive('extents', values.extents),
   };
 };
 

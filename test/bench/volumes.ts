@@ -37,13 +37,19 @@ export class Volumes {
     return { file, direct: name === 'direct', sizeBytes };
   }
 
+  /** A new, empty directory on the disk that is measured. */
+  scratch(parent = this.directory): string {
+    const directory = mkdtempSync(join(parent, 'cairn-bench-'));
+    this.directories.push(directory);
+    return directory;
+  }
+
   remove(): void {
     for (const path of this.directories) rmSync(path, { recursive: true, force: true });
   }
 
   private makeFile(parent: string): string {
-    const directory = mkdtempSync(join(parent, 'cairn-bench-'));
-    this.directories.push(directory);
+    const directory = this.scratch(parent);
     const file = join(directory, 'volume.img');
     const fd = openSync(file, 'wx', 0o600);
     const chunk = randomFillSync(Buffer.alloc(CHUNK_BYTES));
