@@ -1,8 +1,10 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { AgentClient } from '@cairn/agent';
 import { MIB } from '@cairn/domain';
 import { FakeBlkDisk } from '@cairn/vhost-user/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { mountSmallTmpfs } from '../support/small-tmpfs.js';
 import { emptyNode, Stack } from '../support/stack.js';
 
 describe('starting and stopping a data plane', () => {
@@ -48,6 +50,36 @@ describe('starting and stopping a data plane', () => {
     const { code, log } = await other.startAndEnd();
     expect(code).toBe(78);
     for (const name of ['CAIRN_AGENT_TOKEN', 'CAIRN_CACHE', 'CAIRN_SOCKET_DIR']) expect(log).toContain(name);
+  });
+
+  it('tells what the file system of its pool can do, and warns when that is low on space', async (test) => {
+    const small = mountSmallTmpfs(4 * MIB);
+    if (typeof small === 'string') return test.skip(small);
+    const other = stack.anotherDataPlane({
+      CAIRN_POOL_DIR: join(small.path, 'pool'),
+      CAIRN_STATE_DIR: join(stack.directory, 'state-6'),
+      CAIRN_SOCKET_DIR: join(stack.directory, 's6'),
+      CAIRN_CONTROL_PLANE_URL: '',
+      CAIRN_LOW_SPACE_PERCENT: '50',
+    });
+    try {
+      await writeFile(join(small.path, 'filler'), Buffer.alloc(3 * MIB));
+      await other.start();
+      const { url: baseUrl } = JSON.parse(/^ready (.*)$/m.exec(other.log)![1]!);
+      const token = other.env['CAIRN_AGENT_TOKEN']!;
+      const { pools } = await new AgentClient({ baseUrl, token, timeoutMs: 10_000 }).getNode();
+      expect(pools).toEqual([
+        expect.objectContaining({
+          lowSpace: true,
+          fileSystem: expect.objectContaining({ fsync: 'in-memory', reflink: false }),
+        }),
+      ]);
+      expect(other.log).toContain('less than 50 %');
+    } finally {
+      await other.stop();
+      small.unmount();
+    }
+    return undefined;
   });
 
   it('refuses an address that is taken', async () => {
