@@ -136,8 +136,15 @@ export class StampedDisk {
     const framing = { alignBytes: random.pick([1, 512, 4096]) };
     if (kind === 'read') {
       const found = stampsOf(await disk.read(offsetBytes, lengthBytes, { queue, framing }));
-      const before = this.stamps.subarray(start, start + sectors);
-      checkMoment(`a read of ${sectors} from sector ${start}`, found, { before, meanwhile: new Map() });
+      const moment = { before: this.stamps.subarray(start, start + sectors), meanwhile: new Map() };
+      try {
+        checkMoment(`a read of ${sectors} from sector ${start}`, found, moment);
+      } catch (cause) {
+        // Was it only this once, or is it what the disk holds?
+        const again = stampsOf(await disk.read(offsetBytes, lengthBytes, { queue }));
+        checkMoment('read again', again, moment);
+        throw new Error('read wrongly once', { cause });
+      }
     } else if (kind === 'write') await disk.write(offsetBytes, stamped(stamps!), { queue, framing });
     else if (kind === 'discard') await disk.discard([{ offsetBytes, lengthBytes }], { queue });
     else await disk.writeZeroes([{ offsetBytes, lengthBytes, unmap: random.chance(0.5) }], { queue });
