@@ -1,6 +1,7 @@
 import { bareLoop, cairn, type Peer, storageDaemon } from './back-ends.js';
 import { fullCells, matches, quickCells } from './cells.js';
 import { measureIdle } from './idle.js';
+import { measureLayers } from './layers.js';
 import { describeMachine } from './machine.js';
 import { type BenchContext, FIO, runMatrix } from './matrix.js';
 import { measureMetricsCost } from './metrics-cost.js';
@@ -34,6 +35,7 @@ const subjects: Record<Subject, (context: BenchContext, options: BenchOptions) =
   scavenges: measureScavenges,
   metrics: measureMetricsCost,
   snapshots: (context, options) => measureSnapshots(context, options.extents),
+  layers: measureLayers,
 };
 
 const run = async (): Promise<void> => {

@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import type { Wanted } from './cells.js';
 
 /** What can be measured. */
-export const SUBJECTS = ['matrix', 'idle', 'scavenges', 'metrics', 'snapshots'] as const;
+export const SUBJECTS = ['matrix', 'idle', 'scavenges', 'metrics', 'snapshots', 'layers'] as const;
 export type Subject = (typeof SUBJECTS)[number];
 
 /** Everything the command line says. */
@@ -35,6 +35,7 @@ Subjects:
   scavenges    garbage collections of the back-end under a steady load
   metrics      what counting and timing each request costs
   snapshots    snapshots and clones of 1 GiB and of 1 TiB in a million pieces, against qemu-img; the extent map
+  layers       volumes with parents: reads by depth, the stall of a snapshot, folding beside a load
 
 Options of matrix; a list is separated by commas:
   --full             every cell (about an hour), not only those that the project promises something about

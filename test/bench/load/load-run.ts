@@ -36,6 +36,7 @@ export interface LoadResult {
   iops: number;
   p50Micros: number;
   p99Micros: number;
+  maxMicros: number;
   /** CPU time of the back-end's process, all its threads and io_uring workers, for one I/O. */
   cpuMicrosPerIo: number;
   kicksPerIo: number;
@@ -93,6 +94,7 @@ export class LoadRun {
       iops: (ios / nanos) * NANOS,
       p50Micros: this.latencies.quantileMicros(0.5),
       p99Micros: this.latencies.quantileMicros(0.99),
+      maxMicros: this.latencies.quantileMicros(1),
       cpuMicrosPerIo: cpu / ios,
       kicksPerIo: kicks / ios,
       callsPerIo: this.calls / ios,
