@@ -2,7 +2,7 @@ import { randomFillSync } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { join } from 'node:path';
 import { VolumeImage, VolumeStore } from '../../libs/storage/src/index.js';
-import { Reactors } from '../../libs/block-export/src/index.js';
+import { Reactors, type StandStill } from '../../libs/block-export/src/index.js';
 
 // Serves one volume of so many layers, and does with it what the lines of its standard input say; see layers.ts.
 
@@ -24,13 +24,16 @@ const store = await VolumeStore.open({ directory: spec.directory, overcommitRati
 const reactors = await Reactors.start({ reactors: 1 });
 let snapshots = 0;
 
-const take = async (): Promise<string> => {
+const take = async (): Promise<StandStill> => {
+  let stood: StandStill = { frozenMicros: 0, flushMicros: 0 };
   snapshots += 1;
   const snapshotId = `snap-${String(snapshots).padStart(16, '0')}`;
   await store.snapshots.take([{ snapshotId, volumeId: VOLUME }], {
-    switchHeads: (switches) => reactors.switchHeads(switches),
+    switchHeads: async (switches) => {
+      stood = await reactors.switchHeads(switches);
+    },
   });
-  return snapshotId;
+  return stood;
 };
 
 const fragment = async (): Promise<void> => {

@@ -3,6 +3,7 @@ import { rmSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { StandStill } from '../../libs/block-export/src/index.js';
 import { follow } from '../support/back-end.js';
 import { type Peer, cairn, startPeer } from './back-ends.js';
 import { cell, loadTitle } from './cells.js';
@@ -119,7 +120,16 @@ export const measureLayers = async (
   }
 
   onProgress(`${SNAPSHOTS} snapshots under each load`);
-  const stalls = [['load', 'p50 of the worst latency, ms', 'p99', 'the same without a snapshot: p50', 'p99']];
+  const stalls = [
+    [
+      'load',
+      'worst latency with a snapshot, ms',
+      'worst latency without',
+      'rings stood still, ms',
+      'of that the flush',
+      'and the rest',
+    ],
+  ];
   for (const rw of ['randread', 'randwrite'] as const) {
     const one = await startLayers({ sizeBytes, depth: 1, fragments: 0 }, context, directory);
     try {
@@ -134,18 +144,23 @@ export const measureLayers = async (
         return found;
       };
       const without = await worst(async () => undefined);
-      const taken = await worst(() => one.ask('snapshot'));
-      const figures = [taken, without].flatMap((found) => [median(found), quantile(found, 0.99)]);
-      stalls.push([
-        loadTitle(cell('page-cache', { rw }).load),
-        ...figures.map((figure) => figure.toFixed(2)),
-      ]);
+      const stood: StandStill[] = [];
+      const taken = await worst(async () => {
+        stood.push((await one.ask('snapshot')).answer as StandStill);
+      });
+      const frozen = stood.map(({ frozenMicros }) => frozenMicros / 1000);
+      const flush = stood.map(({ flushMicros }) => flushMicros / 1000);
+      const rest = frozen.map((millis, i) => millis - flush[i]!);
+      const figures = [taken, without, frozen, flush, rest].map(
+        (found) => `${median(found).toFixed(2)} / ${quantile(found, 0.99).toFixed(2)}`,
+      );
+      stalls.push([loadTitle(cell('page-cache', { rw }).load), ...figures]);
       onProgress(stalls.at(-1)!.join(' | '));
     } finally {
       await one.stop();
     }
   }
-  parts.push(markdown(stalls));
+  parts.push(`${SNAPSHOTS} snapshots each, p50 / p99.\n\n${markdown(stalls)}`);
 
   onProgress('folding beside a load');
   const folds = [['', 'p50 µs', 'p99 µs', 'IOPS']];

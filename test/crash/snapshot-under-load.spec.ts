@@ -30,7 +30,7 @@ describe('a data plane that is killed while it takes snapshots of volumes under 
       const node = await LoneNode.start({ CAIRN_CACHE: cache, CAIRN_REACTORS: '2' });
       const disks = new Map<VolumeId, { disk: StampedDisk; socket: string }>();
       const asked = new Map<SnapshotId, Asked>();
-      let answered = 0;
+      const state = { answered: 0, dead: false };
       try {
         for (const volumeId of [newId('vol'), newId('vol')]) {
           const socket = await node.attach(volumeId, { sizeBytes: SIZE });
@@ -53,14 +53,14 @@ describe('a data plane that is killed while it takes snapshots of volumes under 
             one.answered = true;
             disks.get(volumeId)!.disk.endMoment(one.moment);
           }
-          answered += 1;
+          state.answered += 1;
         };
 
         for (let round = 0; round < ROUNDS; round += 1) {
           for (const { disk } of disks.values()) disk.start(8);
-          let dead = false;
+          state.dead = false;
           const taking = (async () => {
-            while (!dead) {
+            while (!state.dead) {
               await takeGroup();
               const [oldest] = asked.keys();
               if (asked.size <= 8 || !oldest) continue;
@@ -68,14 +68,15 @@ describe('a data plane that is killed while it takes snapshots of volumes under 
               await node.agent.deleteSnapshot(oldest);
             }
           })().catch((error: unknown) => {
-            if (!dead) throw error;
+            if (!state.dead) throw error;
           });
           // After some have been taken, at any moment of the next.
-          const enough = answered + 1 + random.below(2);
-          for (const patience = Date.now() + PATIENCE_MS; answered < enough && Date.now() < patience;)
-            await sleep(2);
+          const enough = state.answered + 1 + random.below(2);
+          await expect
+            .poll(() => state.answered, { timeout: PATIENCE_MS, interval: 2 })
+            .toBeGreaterThanOrEqual(enough);
           await sleep(random.below(400));
-          dead = true;
+          state.dead = true;
           await node.app.kill();
           await taking;
           for (const one of asked.values())
@@ -92,7 +93,7 @@ describe('a data plane that is killed while it takes snapshots of volumes under 
             await disk.verify(`${id} after round ${round}`);
           }
         }
-        expect(answered).toBeGreaterThanOrEqual(ROUNDS);
+        expect(state.answered).toBeGreaterThanOrEqual(ROUNDS);
       } finally {
         for (const { disk } of disks.values()) disk.disk.close();
         await node.stop();

@@ -27,7 +27,7 @@ export class ServedStore {
     }
   }
 
-  readonly switchHeads: SwitchHeads = (switches) => this.reactors.switchHeads(switches);
+  readonly switchHeads: SwitchHeads = async (switches) => void (await this.reactors.switchHeads(switches));
 
   socketPath(volumeId: string): string {
     return join(this.directory, `${volumeId}.sock`);

@@ -1,5 +1,6 @@
 import type { HeadSwitch } from '@cairn/storage';
-import type { ReactorCommand } from './reactor-protocol.js';
+import type { AnswerMessage, ReactorCommand } from './reactor-protocol.js';
+import type { StandStill } from './served-files.js';
 
 /** How long requests in flight, and the flush after them, may keep rings waiting before a change is taken back. */
 const DEFAULT_FREEZE_MS = 5000;
@@ -7,7 +8,7 @@ const DEFAULT_FREEZE_MS = 5000;
 /** Exports as a change of chains sees them. */
 export interface ChangingExports {
   /** Asks an export's home. Rejects with the reason; one that is not served, or not any more, has nothing to do. */
-  ask(id: string, command: ReactorCommand): Promise<unknown>;
+  ask(id: string, command: ReactorCommand): Promise<AnswerMessage | undefined>;
 }
 
 /** Moves exports to other chains while they serve, several at one point in time. */
@@ -20,9 +21,10 @@ export class ChainChanges {
    * Lets exports go over to other chains at one point in time: none takes a request, nothing is in flight, what was
    * written is durable, they go over, they go on. Those that are not served have nothing to go over.
    *
-   * Rejects when one cannot be opened, made durable, or drained in time; then all stay where they are.
+   * Rejects when one cannot be opened, made durable, or drained in time; then all stay where they are. Tells how long the
+   * one stood still that did so longest.
    */
-  goOver(switches: readonly HeadSwitch[], options: { freezeTimeoutMs?: number } = {}): Promise<void> {
+  goOver(switches: readonly HeadSwitch[], options: { freezeTimeoutMs?: number } = {}): Promise<StandStill> {
     const ids = switches.map(({ volumeId }) => volumeId);
     return this.inTurn(ids, async () => {
       try {
@@ -35,7 +37,12 @@ export class ChainChanges {
         await this.all(switches, ({ volumeId }) => ({ kind: 'thaw', id: volumeId, goOver: false }));
         throw error;
       }
-      await this.all(switches, ({ volumeId }) => ({ kind: 'thaw', id: volumeId, goOver: true }));
+      const thawed = await this.all(switches, ({ volumeId }) => ({
+        kind: 'thaw',
+        id: volumeId,
+        goOver: true,
+      }));
+      return thawed.reduce(longer, { frozenMicros: 0, flushMicros: 0 });
     });
   }
 
@@ -55,15 +62,21 @@ export class ChainChanges {
   private async all(
     switches: readonly HeadSwitch[],
     commandOf: (one: HeadSwitch) => ReactorCommand,
-  ): Promise<void> {
+  ): Promise<(AnswerMessage | undefined)[]> {
     const answers = await Promise.allSettled(
       switches.map((one) => this.exports.ask(one.volumeId, commandOf(one))),
     );
-    for (const answer of answers) if (answer.status === 'rejected') throw answer.reason;
+    return answers.map((answer) => {
+      if (answer.status === 'rejected') throw answer.reason;
+      return answer.value;
+    });
   }
 }
 
-const within = async (timeoutMs: number, work: Promise<void>): Promise<void> => {
+const longer = (before: StandStill, answer: AnswerMessage | undefined): StandStill =>
+  answer?.stood && answer.stood.frozenMicros > before.frozenMicros ? answer.stood : before;
+
+const within = async (timeoutMs: number, work: Promise<unknown>): Promise<void> => {
   let timer: NodeJS.Timeout | undefined;
   const deadline = new Promise<never>((_, reject) => {
     const late = (): void => reject(new Error(`requests in flight did not end within ${timeoutMs} ms`));

@@ -11,5 +11,6 @@ export type { ExportSpec, ExportStatus } from './reactor-protocol.js';
 export type { RateBalance } from './rate-limiter.js';
 export { isLimited, NO_LIMITS, type RateLimits, rateLimitsOf } from './rate-limits.js';
 export { BUCKETS, type Latency, emptyTotal, type MetricsTotal, OPERATIONS } from './shard-metrics.js';
+export type { StandStill } from './served-files.js';
 export { type CacheMode, ensureVolumeFile } from './volume-file.js';
 export { lockVolumeFile } from './volume-lock.js';

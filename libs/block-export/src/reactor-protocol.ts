@@ -3,6 +3,7 @@ import type { VolumeChain } from '@cairn/storage';
 import type { RateBalance } from './rate-limiter.js';
 import type { RateLimits } from './rate-limits.js';
 import type { MetricsTotal } from './shard-metrics.js';
+import type { StandStill } from './served-files.js';
 import type { CacheMode } from './volume-file.js';
 
 /** A volume file to serve. */
@@ -89,6 +90,7 @@ export interface AnswerMessage {
   sequence: number;
   error?: string;
   statuses?: ConnectionStatus[];
+  stood?: StandStill;
   /** The thread as the kernel calls it, when it has started. */
   threadId?: number;
 }

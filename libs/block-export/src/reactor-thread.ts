@@ -43,9 +43,10 @@ const obey = (command: ReactorCommand, answer: Answer): void => {
       return exportOf(command.id).files.prepare(command.chain, (error) => answer(reasonOf(error)));
     case 'freeze':
       return exportOf(command.id).files.freeze((error) => answer(reasonOf(error)));
-    case 'thaw':
-      exports.get(command.id)?.files.thaw(command);
-      return answer();
+    case 'thaw': {
+      const stood = exports.get(command.id)?.files.thaw(command);
+      return answer(stood && { stood });
+    }
     case 'barrier':
       return exportOf(command.id).barrier(() => answer());
     case 'status':

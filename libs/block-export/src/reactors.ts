@@ -18,6 +18,7 @@ import type {
   ReactorCommand,
   ReactorStart,
 } from './reactor-protocol.js';
+import type { StandStill } from './served-files.js';
 
 /** About what a sleep and a wake-up cost both sides. */
 export const DEFAULT_POLL_MICROS = 32;
@@ -163,15 +164,18 @@ export class Reactors {
   /**
    * Lets exports go over to new, empty heads at one point in time, with all that was written before durable in the old
    * ones. Rejects when that cannot be, or takes longer than `freezeTimeoutMs`; then all of them stay where they are, unless
-   * a thread has died. One that is not served has nothing to go over.
+   * a thread has died. One that is not served has nothing to go over. Resolves to how long rings stood still at most.
    */
-  switchHeads(switches: readonly HeadSwitch[], options: { freezeTimeoutMs?: number } = {}): Promise<void> {
+  switchHeads(
+    switches: readonly HeadSwitch[],
+    options: { freezeTimeoutMs?: number } = {},
+  ): Promise<StandStill> {
     return this.changes.goOver(switches, options);
   }
 
   /** Serves a volume from another chain that reads the same; when it resolves, no file that is only in the old one is open. */
-  changeChain(chain: VolumeChain): Promise<void> {
-    return this.changes.goOver([{ volumeId: chain.volumeId, chain }]);
+  async changeChain(chain: VolumeChain): Promise<void> {
+    await this.changes.goOver([{ volumeId: chain.volumeId, chain }]);
   }
 
   /** Resolves when every request of an export that is in flight now has completed. */

@@ -1,7 +1,14 @@
+import { native } from '@cairn/native';
 import type { VolumeChain } from '@cairn/storage';
 import type { BlkBackend } from './blk-backend.js';
 import { type ChainOptions, closeVolumeFile, openChain } from './layer-files.js';
 import type { VolumeFile } from './volume-file.js';
+
+/** How long the rings took no request, and how much of that went into making the head durable. */
+export interface StandStill {
+  frozenMicros: number;
+  flushMicros: number;
+}
 
 /** Called once a step is done, or with the reason why it was not. */
 export type StepDone = (error?: string) => void;
@@ -16,6 +23,8 @@ export type StepDone = (error?: string) => void;
 export class ServedFiles {
   private next: VolumeFile | undefined;
   private freezing: StepDone | undefined;
+  private frozenAt = 0;
+  private flushMicros = 0;
 
   constructor(
     private file: VolumeFile,
@@ -38,17 +47,20 @@ export class ServedFiles {
 
   freeze(done: StepDone): void {
     this.freezing = done;
+    this.frozenAt = native.clockMicros();
     this.backend.freeze(() => {
+      const drainedAt = native.clockMicros();
       this.flush((error) => {
         // It may have been given up meanwhile.
         if (this.freezing !== done) return;
         this.freezing = undefined;
+        this.flushMicros = (native.clockMicros() - drainedAt) | 0;
         done(error);
       });
     });
   }
 
-  thaw({ goOver }: { goOver: boolean }): void {
+  thaw({ goOver }: { goOver: boolean }): StandStill {
     const { freezing, next } = this;
     this.freezing = undefined;
     if (goOver && next && !freezing) {
@@ -61,6 +73,7 @@ export class ServedFiles {
     this.dropNext();
     this.backend.thaw();
     freezing?.('it was given up');
+    return { frozenMicros: (native.clockMicros() - this.frozenAt) | 0, flushMicros: this.flushMicros };
   }
 
   /** Closes everything; nothing is served any more. */

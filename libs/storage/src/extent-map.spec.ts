@@ -54,6 +54,43 @@ describe.each(places)('an extent map of layers in %s', (place) => {
     return Array.from({ length: out.count }, (_, i): [number, number] => [out.slots[i]!, out.lengths[i]!]);
   };
 
+  it('looks a place up in steps, and hears of what changes there meanwhile', () => {
+    const layers = Array.from({ length: 5 }, () => layerOf(16 * MIB));
+    for (const [index, layer] of layers.entries())
+      for (let block = index; block < 1000; block += 7) write(layer, block);
+    const head = layers.at(-1)!;
+    const map = new ExtentMap({ layers, sizeBytes: 16 * MIB });
+    expect(map.firstUnknown(0, 8 * MIB)).toBe(0);
+    let steps = 0;
+    while (!map.lookUpStep(0, 10)) {
+      steps += 1;
+      // Where the look-up has passed already, and where it has not.
+      if (steps === 40) {
+        write(head, 1);
+        map.markHead(BLOCK_BYTES, BLOCK_BYTES);
+        discard(head, 900);
+        map.markZeroes(900 * BLOCK_BYTES, BLOCK_BYTES);
+      }
+    }
+    expect(steps).toBeGreaterThan(40);
+    expect(map.firstUnknown(0, 8 * MIB)).toBe(CHUNK_BYTES);
+    expect(map.firstUnknown(4096, MIB)).toBeUndefined();
+    expect([map.slotAt(BLOCK_BYTES), map.slotAt(900 * BLOCK_BYTES)]).toEqual([5, 0]);
+    const fresh = new ExtentMap({ layers, sizeBytes: 16 * MIB });
+    expect(runsOf(map, 0, CHUNK_BYTES)).toEqual(runsOf(fresh, 0, CHUNK_BYTES));
+  });
+
+  it('begins a look-up anew when what it found so far may be wrong', () => {
+    const [bottom, head] = [layerOf(16 * MIB), layerOf(16 * MIB)];
+    for (let block = 0; block < 200; block += 2) write(bottom, block);
+    const map = new ExtentMap({ layers: [bottom, head], sizeBytes: 16 * MIB });
+    expect(map.lookUpStep(0, 10)).toBe(false);
+    write(head, 0);
+    map.forget(0, BLOCK_BYTES);
+    while (!map.lookUpStep(0, 10));
+    expect(map.slotAt(0)).toBe(2);
+  });
+
   it('answers 0 where no layer has data, the topmost that has it elsewhere', () => {
     const [bottom, head] = [layerOf(16 * MIB), layerOf(16 * MIB)];
     write(bottom, 0, 4);

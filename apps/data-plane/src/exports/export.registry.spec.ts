@@ -110,6 +110,7 @@ class IdleReactor implements ExportReactor {
   }
   async switchHeads(switches: readonly HeadSwitch[]) {
     this.calls.push(`switch ${switches.map(({ volumeId: id }) => id).join(' ')}`);
+    return { frozenMicros: 1500, flushMicros: 1000 };
   }
   async changeChain({ volumeId: id }: VolumeChain) {
     this.calls.push(`change ${id}`);

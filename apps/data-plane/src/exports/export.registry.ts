@@ -84,7 +84,14 @@ const rememberDeletedMs = 7 * 24 * 3600 * 1000;
 /** The volumes and exports of the node. */
 export class ExportRegistry {
   /** For snapshots of volumes that are served: lets their rings go over to new heads. */
-  readonly switchHeads: SwitchHeads = (switches) => this.reactor.switchHeads(switches);
+  readonly switchHeads: SwitchHeads = async (switches) => {
+    const { frozenMicros, flushMicros } = await this.reactor.switchHeads(switches);
+    const volumes = switches.map(({ volumeId }) => volumeId).join(', ');
+    const [all, flush] = [frozenMicros, flushMicros].map((micros) => (micros / 1000).toFixed(1));
+    this.logger.log(
+      `new heads of ${volumes}: the guests waited for ${all} ms, ${flush} of them for the disk`,
+    );
+  };
 
   private readonly logger = new Logger(ExportRegistry.name);
   private readonly queue = new KeyedQueue();
