@@ -1,11 +1,16 @@
+import { randomBytes } from 'node:crypto';
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { newId, MIB } from '@cairn/domain';
+import { FakeBlkDisk } from '@cairn/vhost-user/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { emptyNode, eventually, Stack } from '../support/stack.js';
 
 describe('snapshots', () => {
   let stack: Stack;
   beforeAll(async () => {
-    stack = await Stack.start({ queue: 'postgres' });
+    const env = { CAIRN_USAGE_MS: '100', CAIRN_INVENTORY_MS: '100' };
+    stack = await Stack.start({ queue: 'postgres', env });
   });
   afterEach(({ task }) => {
     if (task.result?.state === 'fail') process.stderr.write(stack?.logs() ?? '');
@@ -52,6 +57,47 @@ describe('snapshots', () => {
     });
     await api.deleteVolume(id);
     expect(await stack.nodeContents()).toEqual(emptyNode);
+  });
+
+  it('tell what is theirs alone and what they share, once it was measured', async () => {
+    const { api } = stack;
+    const { id } = await api.createVolume(MIB);
+    const attachment = await api.attach(id);
+    const disk = await FakeBlkDisk.open(attachment.connection.socketPath);
+    await disk.write(0, randomBytes(8192));
+    const snapshot = await api.takeSnapshot(id);
+    await disk.write(0, randomBytes(4096));
+    await disk.flush();
+    await eventually('the usage', async () => {
+      const shown = { usage: { uniqueBytes: 4096, sharedBytes: 4096, measuredAt: expect.any(String) } };
+      expect(await api.volume(id)).toMatchObject(shown);
+      expect(await api.snapshot(snapshot.id)).toMatchObject(shown);
+      return true;
+    });
+    await disk.detach();
+    await api.detach(attachment);
+    await api.deleteSnapshot(snapshot.id);
+    await api.deleteVolume(id);
+  });
+
+  it('that their node has lost are in error, and those that it does not understand are not', async () => {
+    const { api, dataPlane, poolDirectory } = stack;
+    const { id } = await api.createVolume(MIB);
+    const snapshot = await api.takeSnapshot(id);
+    const manifest = join(poolDirectory, 'snapshots', `${snapshot.id}.json`);
+    await dataPlane.stop();
+    // Not understood is not lost.
+    await writeFile(manifest, '{');
+    await dataPlane.start();
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    expect(await api.snapshot(snapshot.id)).toMatchObject({ state: 'completed' });
+    await dataPlane.stop();
+    await rm(manifest);
+    await dataPlane.start();
+    await eventually('lost', async () => (await api.snapshot(snapshot.id)).state === 'error');
+    expect(await api.snapshot(snapshot.id)).toMatchObject({ reason: { code: 'snapshot-lost' } });
+    await api.deleteSnapshot(snapshot.id);
+    await api.deleteVolume(id);
   });
 
   it('end in error with the reason when their volume is not on the node', async () => {

@@ -55,7 +55,12 @@ async function claimOrThrow(id: Operation['id'], workerId = 'w1', leaseMs = 10_0
 }
 
 describe('migrations', () => {
-  const names = ['InitialSchema1790000000000', 'Snapshots1791000000000', 'VolumeSources1792000000000'];
+  const names = [
+    'InitialSchema1790000000000',
+    'Snapshots1791000000000',
+    'VolumeSources1792000000000',
+    'Inventory1793000000000',
+  ];
 
   it('run from empty, by two processes at once, and do nothing the second time', async () => {
     const empty = await postgres.createDatabase();

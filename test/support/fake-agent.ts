@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
-import { agentErrorStatus, type AgentErrorCode } from '@cairn/agent';
+import { agentErrorStatus, type AgentErrorCode, type AgentUsage } from '@cairn/agent';
 
 /** What a test may do instead of a verb: refuse it, or something of its own before it is done. */
 export type Interception = AgentErrorCode | undefined;
@@ -12,6 +12,9 @@ export class FakeAgent {
   readonly exports = new Map<string, { generation: number; attachmentId: string }>();
   /** The volume that each snapshot is of. */
   readonly snapshots = new Map<string, string>();
+  /** Ids of snapshots that it does not understand. */
+  broken: string[] = [];
+  usage: AgentUsage = { usage: [] };
   /** Called before each verb, as `PUT /v1/volumes/vol-…/export`; what it returns is answered instead. */
   before: (verb: string) => Promise<Interception> | Interception = () => undefined;
 
@@ -53,6 +56,7 @@ export class FakeAgent {
   }
 
   private perform(verb: string, body: string): object {
+    if (verb === 'GET /v1/usage') return this.usage;
     if (verb.includes(' /v1/snapshots')) return this.performSnapshots(verb, body);
     const [method, id = '', isExport] =
       /^(\w+) \/v1\/volumes\/([^/?]+)(\/export)?/.exec(verb)?.slice(1) ?? [];
@@ -84,6 +88,7 @@ export class FakeAgent {
     }
     if (verb.startsWith('DELETE')) this.snapshots.delete(verb.slice('DELETE /v1/snapshots/'.length));
     return {
+      broken: this.broken.map((id) => ({ id })),
       snapshots: [...this.snapshots].map(([id, volumeId]) => ({ id, volumeId, sizeBytes: 4096 })),
     };
   }

@@ -11,6 +11,7 @@ import { MetricsText } from './metrics/metrics.text.js';
 import { NodeReport } from './node/node.report.js';
 import { Coalescing } from './snapshots/coalescing.js';
 import { NodeSnapshots } from './snapshots/node-snapshots.js';
+import { UsageMeter } from './snapshots/usage-meter.js';
 
 /** What the HTTP side is built over. */
 export interface AppParts {
@@ -18,6 +19,7 @@ export interface AppParts {
   readonly registry: ExportRegistry;
   readonly snapshots: NodeSnapshots;
   readonly coalescing: Coalescing;
+  readonly usage: UsageMeter;
   readonly report: NodeReport;
   readonly metrics: MetricsText;
 }
@@ -26,7 +28,15 @@ export interface AppParts {
 @Module({})
 export class AppModule {
   /** Wires the controllers to an open node. */
-  static of({ agentToken, registry, snapshots, coalescing, report, metrics }: AppParts): DynamicModule {
+  static of({
+    agentToken,
+    registry,
+    snapshots,
+    coalescing,
+    usage,
+    report,
+    metrics,
+  }: AppParts): DynamicModule {
     return {
       module: AppModule,
       controllers: [AgentController, SnapshotsController, HealthController, MetricsController],
@@ -36,6 +46,7 @@ export class AppModule {
         { provide: ExportRegistry, useValue: registry },
         { provide: NodeSnapshots, useValue: snapshots },
         { provide: Coalescing, useValue: coalescing },
+        { provide: UsageMeter, useValue: usage },
         { provide: NodeReport, useValue: report },
         { provide: MetricsText, useValue: metrics },
       ],

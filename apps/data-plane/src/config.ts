@@ -21,6 +21,8 @@ export interface DataPlaneConfig {
   readonly cache: 'direct' | 'writeback';
   /** How fast deleted bytes are given back in the background, beside what guests do. */
   readonly coalesceBytesPerSecond: number;
+  /** How long after one measurement of whose bytes the pool holds the next begins. */
+  readonly usageMs: number;
   /** Threads that serve the rings. */
   readonly reactors: number;
   /** How long they look for requests before they sleep, at most. */
@@ -81,6 +83,7 @@ export function readConfig(
     cache: reader.oneOf('CAIRN_CACHE', ['writeback', 'direct'], 'writeback'),
     coalesceBytesPerSecond:
       MIB * reader.integer('CAIRN_COALESCE_MIB_PER_SECOND', 128, { min: 1, max: 1_000_000 }),
+    usageMs: reader.integer('CAIRN_USAGE_MS', 60_000, { min: 50, max: 86_400_000 }),
     reactors: reader.integer('CAIRN_REACTORS', defaultReactors(), { min: 1, max: MAX_REACTORS }),
     pollMicros: reader.integer('CAIRN_POLL_MICROS', DEFAULT_POLL_MICROS, { min: 0, max: MAX_POLL_MICROS }),
     log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),

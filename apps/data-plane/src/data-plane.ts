@@ -67,6 +67,7 @@ async function listen(
       registry: node.registry,
       snapshots: node.snapshots,
       coalescing: node.coalescing,
+      usage: node.usage,
       report,
       metrics,
     }),

@@ -15,6 +15,7 @@ import { ResizeVolumeHandler } from './handlers/resize-volume.handler.js';
 import { RevertVolumeHandler } from './handlers/revert-volume.handler.js';
 import { HandlerSettings } from './handlers/handler.settings.js';
 import { AgentSettings, NodeAgents } from './nodes/node.agents.js';
+import { InventorySettings, NodeInventory } from './nodes/node.inventory.js';
 import { NodeMonitor } from './nodes/node.monitor.js';
 import { OperationHandlers } from './operations/operation.handlers.js';
 import { OperationProcessor, ProcessorSettings } from './operations/operation.processor.js';
@@ -39,6 +40,10 @@ export class AppModule {
       {
         provide: AgentSettings,
         useValue: { token: agentToken, timeoutMs: agentTimeoutMs } satisfies AgentSettings,
+      },
+      {
+        provide: InventorySettings,
+        useValue: { inventoryMs: config.inventoryMs } satisfies InventorySettings,
       },
       { provide: HandlerSettings, useValue: { overcommitRatio, faultPoints } satisfies HandlerSettings },
       { provide: RunnerSettings, useValue: { workerId, leaseMs, faultPoints } satisfies RunnerSettings },
@@ -71,6 +76,7 @@ export class AppModule {
         OperationProcessor,
         OperationSweeper,
         NodeMonitor,
+        NodeInventory,
         Retention,
       ],
     };

@@ -17,6 +17,8 @@ export interface WorkerConfig {
   readonly leaseMs: number;
   readonly sweepMs: number;
   readonly agentTimeoutMs: number;
+  /** How often each node is compared with the rows. */
+  readonly inventoryMs: number;
   readonly log: 'json' | 'text';
 }
 
@@ -51,6 +53,7 @@ export function readConfig(
     leaseMs: reader.integer('CAIRN_LEASE_MS', 15_000, { min: 500, max: 600_000 }),
     sweepMs: reader.integer('CAIRN_SWEEP_MS', 500, { min: 50, max: 60_000 }),
     agentTimeoutMs: reader.integer('CAIRN_AGENT_TIMEOUT_MS', 10_000, { min: 100, max: 120_000 }),
+    inventoryMs: reader.integer('CAIRN_INVENTORY_MS', 30_000, { min: 50, max: 3_600_000 }),
     log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),
   };
   reader.throwIfFaulty();

@@ -2,6 +2,7 @@ import { ConsoleLogger, Logger } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { AppModule } from './app.module.js';
 import type { WorkerConfig } from './config.js';
+import { NodeInventory } from './nodes/node.inventory.js';
 import { NodeMonitor } from './nodes/node.monitor.js';
 import { OperationProcessor } from './operations/operation.processor.js';
 import { OperationSweeper } from './operations/operation.sweeper.js';
@@ -27,6 +28,7 @@ export async function startWorker(config: WorkerConfig): Promise<RunningWorker> 
     app.get(OperationProcessor),
     app.get(OperationSweeper),
     app.get(NodeMonitor),
+    app.get(NodeInventory),
     app.get(Retention),
   ];
   for (const part of parts) part.start();

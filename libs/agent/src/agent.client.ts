@@ -15,7 +15,13 @@ import {
 } from './agent.contract.js';
 import { AgentError, isAgentErrorCode } from './agent.errors.js';
 import { ObjectReader } from './object-reader.js';
-import { readAgentSnapshot, type AgentSnapshot, type TakeSnapshots } from './snapshot.contract.js';
+import {
+  readAgentSnapshot,
+  readAgentUsage,
+  type AgentSnapshot,
+  type AgentUsage,
+  type TakeSnapshots,
+} from './snapshot.contract.js';
 
 /** Where an agent is and how long to wait for one of its answers. */
 export interface AgentClientOptions {
@@ -122,6 +128,20 @@ export class AgentClient {
   /** Every snapshot of the node. */
   listSnapshots(): Promise<AgentSnapshot[]> {
     return this.call('GET', '/v1/snapshots', (reader) => reader.list('snapshots', readAgentSnapshot));
+  }
+
+  /** The ids of every snapshot of the node, also of those that it does not understand. */
+  listSnapshotIds(): Promise<SnapshotId[]> {
+    const idOf = (reader: ObjectReader): SnapshotId => reader.id('id', 'snap');
+    return this.call('GET', '/v1/snapshots', (reader) => [
+      ...reader.list('snapshots', idOf),
+      ...reader.list('broken', idOf),
+    ]);
+  }
+
+  /** Whose bytes the node holds, as it measured last. */
+  getUsage(): Promise<AgentUsage> {
+    return this.call('GET', '/v1/usage', readAgentUsage);
   }
 
   /** Removes the snapshot for good; one that is not there is already removed. */

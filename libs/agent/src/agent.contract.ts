@@ -13,7 +13,7 @@ import {
   type VolumeSource,
 } from '@cairn/domain';
 import type { ObjectReader } from './object-reader.js';
-import { parsePathId, parseRequest } from './parse-request.js';
+import { instantPattern, parsePathId, parseRequest } from './parse-request.js';
 
 /** Body of `PUT /v1/volumes/:id`. */
 export interface PutVolume {
@@ -139,7 +139,6 @@ const limitFields = [
   'iopsUnitBytes',
 ] as const satisfies readonly (keyof ExportLimits)[];
 const anyText = /^[^\0]{1,4096}$/s;
-const instantPattern = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z$/;
 const decimalPattern = /^(0|[1-9]\d{0,15})$/;
 
 /** Reads the `:id` of a path. Throws `invalid-argument`. */

@@ -2,6 +2,9 @@ import { isId, type Id, type IdPrefix } from '@cairn/domain';
 import { AgentError } from './agent.errors.js';
 import { ObjectReader } from './object-reader.js';
 
+/** An instant in UTC (RFC 3339), as `Date.toISOString` writes it. */
+export const instantPattern = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z$/;
+
 /** Reads a request of which every field is known. Throws `invalid-argument` with every fault. */
 export function parseRequest<Value>(source: unknown, read: (reader: ObjectReader) => Value): Value {
   const reader = ObjectReader.strict(source);

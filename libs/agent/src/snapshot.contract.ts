@@ -1,6 +1,6 @@
-import { SNAPSHOT_GROUP_MAX, type GroupId, type SnapshotId, type VolumeId } from '@cairn/domain';
+import { parseId, SNAPSHOT_GROUP_MAX, type GroupId, type SnapshotId, type VolumeId } from '@cairn/domain';
 import type { ObjectReader } from './object-reader.js';
-import { parsePathId, parseRequest } from './parse-request.js';
+import { instantPattern, parsePathId, parseRequest } from './parse-request.js';
 
 /** Body of `PUT /v1/snapshots`: all of one point in time, and all or none. */
 export interface TakeSnapshots {
@@ -46,4 +46,28 @@ export function readAgentSnapshot(reader: ObjectReader): AgentSnapshot {
     volumeId: reader.id('volumeId', 'vol'),
     sizeBytes: reader.integer('sizeBytes', { min: 1 }),
   };
+}
+
+/** Whose bytes the node holds; `measuredAt` is unset before the first time. */
+export interface AgentUsage {
+  readonly measuredAt?: string;
+  readonly usage: readonly {
+    readonly id: VolumeId | SnapshotId;
+    readonly uniqueBytes: number;
+    readonly sharedBytes: number;
+  }[];
+}
+
+/** Reads the usage that an agent answered. */
+export function readAgentUsage(reader: ObjectReader): AgentUsage {
+  const measuredAt = reader.optionalText('measuredAt', instantPattern, 'an RFC 3339 instant in UTC');
+  const usage = reader.list('usage', (item) => {
+    const id = item.text('id', /^(vol|snap)-[0-9a-f]{16}$/, 'a volume or snapshot id');
+    return {
+      id: parseId('vol', id) ?? parseId('snap', id) ?? ('vol-' as const),
+      uniqueBytes: item.integer('uniqueBytes', { min: 0 }),
+      sharedBytes: item.integer('sharedBytes', { min: 0 }),
+    };
+  });
+  return { ...(measuredAt === undefined ? {} : { measuredAt }), usage };
 }

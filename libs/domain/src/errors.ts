@@ -18,6 +18,7 @@ export const errorRetryable = {
   'attachment-wrong-state': false,
   'snapshot-wrong-state': false,
   'snapshot-in-use': true,
+  'snapshot-lost': false,
   'concurrent-change': true,
   'lease-lost': true,
   'dependency-unavailable': true,

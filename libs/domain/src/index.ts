@@ -8,5 +8,6 @@ export * from './ids.js';
 export * from './node.js';
 export * from './operation.js';
 export * from './snapshot.js';
+export * from './space-usage.js';
 export * from './state-machine.js';
 export * from './volume.js';

@@ -1,18 +1,24 @@
 import { DomainError, type Reason } from './errors.js';
 import type { GroupId, NodeId, PoolId, ProjectId, SnapshotId, VolumeId } from './ids.js';
+import type { SpaceUsage } from './space-usage.js';
 import { next, statesAllowing, type TransitionTable } from './state-machine.js';
 
 export const snapshotStates = ['pending', 'completed', 'deleting', 'deleted', 'error'] as const;
 export type SnapshotState = (typeof snapshotStates)[number];
-export const snapshotEvents = ['completed', 'failed', 'delete', 'removed'] as const;
+export const snapshotEvents = ['completed', 'failed', 'delete', 'removed', 'lost', 'found'] as const;
 export type SnapshotEvent = (typeof snapshotEvents)[number];
 
-/** Snapshot lifecycle. A pair that is not listed is illegal. */
+/**
+ * Snapshot lifecycle. A pair that is not listed is illegal.
+ *
+ * `lost` is a completed snapshot that its node has no more; `found` is one that the node has again, as when somebody
+ * put its manifest back.
+ */
 export const snapshotTransitions: TransitionTable<SnapshotState, SnapshotEvent> = {
   pending: { completed: 'completed', failed: 'error' },
-  completed: { delete: 'deleting' },
+  completed: { delete: 'deleting', lost: 'error' },
   deleting: { removed: 'deleted', failed: 'error' },
-  error: { delete: 'deleting' },
+  error: { delete: 'deleting', found: 'completed' },
   deleted: {},
 };
 
@@ -36,6 +42,7 @@ export interface Snapshot {
   reason?: Reason;
   nodeId: NodeId;
   poolId: PoolId;
+  usage?: SpaceUsage;
   createdAt: Date;
   updatedAt: Date;
   completedAt?: Date;

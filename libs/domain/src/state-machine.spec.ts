@@ -57,9 +57,11 @@ const legal: Record<string, readonly string[]> = {
     'pending + completed → completed',
     'pending + failed → error',
     'completed + delete → deleting',
+    'completed + lost → error',
     'deleting + removed → deleted',
     'deleting + failed → error',
     'error + delete → deleting',
+    'error + found → completed',
   ],
   operation: [
     'pending + claim → running',

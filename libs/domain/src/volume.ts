@@ -1,6 +1,7 @@
 import { GIB, MIB, TIB, formatBytes } from './bytes.js';
 import { DomainError, type FieldFault, type Reason } from './errors.js';
 import type { NodeId, PoolId, ProjectId, SnapshotId, VolumeId } from './ids.js';
+import type { SpaceUsage } from './space-usage.js';
 import { next, statesAllowing, type TransitionTable } from './state-machine.js';
 
 export const volumeStates = ['creating', 'available', 'in-use', 'deleting', 'deleted', 'error'] as const;
@@ -62,6 +63,7 @@ export interface Volume {
   /** Where the bytes are; unset until the worker has placed the volume. */
   nodeId?: NodeId;
   poolId?: PoolId;
+  usage?: SpaceUsage;
   createdAt: Date;
   updatedAt: Date;
   deletedAt?: Date;

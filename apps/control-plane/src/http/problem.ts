@@ -45,6 +45,7 @@ export const problems = {
   'lease-lost': { status: 409, title: 'Another worker has the operation' },
   'body-too-large': { status: 413, title: 'The request body is too large' },
   'unsupported-media-type': { status: 415, title: 'The request body is not JSON' },
+  'snapshot-lost': { status: 500, title: 'The node has the snapshot no more' },
   'agent-refused': { status: 500, title: 'The node refused' },
   internal: { status: 500, title: 'Something is wrong with the service' },
   'dependency-unavailable': { status: 503, title: 'The service cannot work now' },

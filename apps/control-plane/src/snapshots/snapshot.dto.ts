@@ -17,6 +17,7 @@ import { CommaSeparated, PageQuery } from '../http/paging.js';
 import { clientToken } from '../http/params.js';
 import { Optional, Required, text, type Check } from '../http/validation.js';
 import { OperationDto, ReasonDto } from '../operations/operation.dto.js';
+import { toUsageDto, UsageDto } from '../volumes/usage.dto.js';
 
 const tags: Check = (value) => {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
@@ -128,6 +129,9 @@ export class SnapshotDto {
   @ApiProperty({ description: 'The node that holds it.', example: 'node-0123456789abcdef' })
   nodeId!: string;
 
+  @ApiPropertyOptional({ type: UsageDto, description: 'As its node measured last.' })
+  usage?: UsageDto;
+
   @ApiProperty({ format: 'date-time' })
   createdAt!: string;
 
@@ -198,6 +202,7 @@ export function toSnapshotDto(snapshot: Snapshot): SnapshotDto {
     progress: snapshot.completedAt === undefined ? 0 : 100,
     reason,
     nodeId,
+    usage: toUsageDto(snapshot.usage),
     createdAt: snapshot.createdAt.toISOString(),
     updatedAt: snapshot.updatedAt.toISOString(),
     completedAt: snapshot.completedAt?.toISOString(),

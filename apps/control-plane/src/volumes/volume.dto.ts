@@ -18,6 +18,7 @@ import { clientToken } from '../http/params.js';
 import { Optional, text } from '../http/validation.js';
 import { OperationDto, ReasonDto } from '../operations/operation.dto.js';
 import { ModificationDto } from './modification.dto.js';
+import { toUsageDto, UsageDto } from './usage.dto.js';
 
 /** The body of a create. */
 export class CreateVolumeDto {
@@ -90,6 +91,9 @@ export class VolumeDto {
   @ApiProperty({ type: [AttachmentDto], description: 'The attachment that holds it now, if any.' })
   attachments!: AttachmentDto[];
 
+  @ApiPropertyOptional({ type: UsageDto, description: 'As its node measured last.' })
+  usage?: UsageDto;
+
   @ApiProperty({ format: 'date-time' })
   createdAt!: string;
 
@@ -133,6 +137,7 @@ export function toVolumeDto(volume: Volume, attachments: readonly Attachment[] =
     modification: kind && { kind, ...modification },
     nodeId,
     attachments: attachments.filter((attachment) => attachment.volumeId === id).map(toAttachmentDto),
+    usage: toUsageDto(volume.usage),
     createdAt: volume.createdAt.toISOString(),
     updatedAt: volume.updatedAt.toISOString(),
     deletedAt: volume.deletedAt?.toISOString(),

@@ -10,6 +10,7 @@ import type { MetricsText } from '../metrics/metrics.text.js';
 import type { NodeReport } from '../node/node.report.js';
 import type { Coalescing } from '../snapshots/coalescing.js';
 import type { NodeSnapshots } from '../snapshots/node-snapshots.js';
+import type { UsageMeter } from '../snapshots/usage-meter.js';
 
 const id = 'vol-0123456789abcdef';
 const volume = { id, sizeBytes: 1048576, allocatedBytes: 0, createdAt: '2026-01-01T00:00:00.000Z' };
@@ -37,6 +38,7 @@ beforeAll(async () => {
       registry: registry as unknown as ExportRegistry,
       snapshots: snapshots as unknown as NodeSnapshots,
       coalescing: { start: () => undefined } as Coalescing,
+      usage: { latest: { usage: [] } } as unknown as UsageMeter,
       report: {} as NodeReport,
       metrics: { render: async () => 'cairn_up 1\n' } as unknown as MetricsText,
     }),

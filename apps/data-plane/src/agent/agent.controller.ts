@@ -9,11 +9,13 @@ import {
   parseVolumeId,
   type AgentExport,
   type AgentNode,
+  type AgentUsage,
   type AgentVolume,
 } from '@cairn/agent';
 import { ExportRegistry } from '../exports/export.registry.js';
 import { NodeReport } from '../node/node.report.js';
 import { Coalescing } from '../snapshots/coalescing.js';
+import { UsageMeter } from '../snapshots/usage-meter.js';
 import { TokenGuard } from './token.guard.js';
 
 /** The verbs of the node. All are idempotent; those of an export are fenced by its generation. */
@@ -24,11 +26,17 @@ export class AgentController {
     private readonly registry: ExportRegistry,
     private readonly report: NodeReport,
     private readonly coalescing: Coalescing,
+    private readonly usage: UsageMeter,
   ) {}
 
   @Get('node')
   getNode(): Promise<AgentNode> {
     return this.report.describe();
+  }
+
+  @Get('usage')
+  getUsage(): AgentUsage {
+    return this.usage.latest;
   }
 
   @Get('volumes')

@@ -10,8 +10,8 @@ export class SnapshotsController {
   constructor(private readonly snapshots: NodeSnapshots) {}
 
   @Get()
-  list(): { snapshots: AgentSnapshot[] } {
-    return { snapshots: this.snapshots.list() };
+  list(): { snapshots: AgentSnapshot[]; broken: { id: string }[] } {
+    return { snapshots: this.snapshots.list(), broken: this.snapshots.listBroken() };
   }
 
   @Put()

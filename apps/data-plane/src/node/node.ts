@@ -8,6 +8,7 @@ import { startRefusalOf } from '../exports/storage-refusals.js';
 import { VolumeStates } from '../exports/volume-states.js';
 import { Coalescing } from '../snapshots/coalescing.js';
 import { NodeSnapshots } from '../snapshots/node-snapshots.js';
+import { UsageMeter } from '../snapshots/usage-meter.js';
 import { StartRefused } from '../start-refused.js';
 import { openNodeIdentity } from './node.identity.js';
 import { PoolSpaceWatch } from './pool-space.js';
@@ -21,6 +22,7 @@ export interface OpenNode {
   readonly registry: ExportRegistry;
   readonly snapshots: NodeSnapshots;
   readonly coalescing: Coalescing;
+  readonly usage: UsageMeter;
   /** Drains the rings and lets go of the pool. */
   close(): Promise<void>;
 }
@@ -73,6 +75,8 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
     const snapshots = new NodeSnapshots({ pool: store, exports: registry, deleted, faultPoints });
     // What a crash interrupted goes on.
     coalescing.start();
+    const usage = new UsageMeter(store, config.usageMs);
+    usage.start();
     const space = new PoolSpaceWatch(store, {
       lowPercent: config.lowSpacePercent,
       intervalMs: spaceIntervalMs,
@@ -81,10 +85,11 @@ export async function openNode(config: DataPlaneConfig): Promise<OpenNode> {
     const close = async (): Promise<void> => {
       space.stop();
       await coalescing.stop();
+      await usage.stop();
       await reactor.stop({ drainTimeoutMs });
       await store.close();
     };
-    return { nodeId, poolId, store, reactor, registry, snapshots, coalescing, close };
+    return { nodeId, poolId, store, reactor, registry, snapshots, coalescing, usage, close };
   } catch (error) {
     await store.close();
     throw error;

@@ -39,6 +39,11 @@ export class NodeSnapshots {
     return this.parts.pool.snapshots.list().flatMap(snapshotOf);
   }
 
+  /** Those that are there but not understood. */
+  listBroken(): { id: string }[] {
+    return this.parts.pool.snapshots.listBroken().map(({ id }) => ({ id }));
+  }
+
   /** See AgentClient.deleteSnapshot. */
   delete(snapshotId: SnapshotId): Promise<void> {
     return this.verb(async () => {

@@ -29,6 +29,10 @@ export class NodeEntity {
   @Column({ name: 'last_heartbeat_at', type: 'timestamptz' })
   lastHeartbeatAt!: Date;
 
+  /** When a worker last set out to compare it with the rows. */
+  @Column({ name: 'inventory_at', type: 'timestamptz', nullable: true })
+  inventoryAt!: Date | null;
+
   @Column({ name: 'created_at', type: 'timestamptz', default: () => 'now()' })
   createdAt!: Date;
 }

@@ -59,6 +59,16 @@ export class SnapshotEntity {
   @Column({ name: 'pool_id', type: 'text' })
   poolId!: PoolId;
 
+  /** Set together, once its node has measured. */
+  @Column({ name: 'unique_bytes', type: 'int8', transformer: int8, nullable: true })
+  uniqueBytes!: number | null;
+
+  @Column({ name: 'shared_bytes', type: 'int8', transformer: int8, nullable: true })
+  sharedBytes!: number | null;
+
+  @Column({ name: 'measured_at', type: 'timestamptz', nullable: true })
+  measuredAt!: Date | null;
+
   @Column({ name: 'created_at', type: 'timestamptz', default: () => 'now()' })
   createdAt!: Date;
 

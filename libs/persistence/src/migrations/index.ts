@@ -1,6 +1,12 @@
 import { InitialSchema1790000000000 } from './1790000000000-initial-schema.js';
 import { Snapshots1791000000000 } from './1791000000000-snapshots.js';
 import { VolumeSources1792000000000 } from './1792000000000-volume-sources.js';
+import { Inventory1793000000000 } from './1793000000000-inventory.js';
 
 /** Every migration, oldest first. A released migration is never edited; add another. */
-export const migrations = [InitialSchema1790000000000, Snapshots1791000000000, VolumeSources1792000000000];
+export const migrations = [
+  InitialSchema1790000000000,
+  Snapshots1791000000000,
+  VolumeSources1792000000000,
+  Inventory1793000000000,
+];

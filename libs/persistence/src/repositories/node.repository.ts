@@ -68,6 +68,18 @@ export class NodeRepository {
     throw new DomainError('node-not-found', { message: `There is no node ${id}.` });
   }
 
+  /** The ready nodes that nobody has compared with the rows for so long; each is given out to one caller. */
+  async claimInventory(intervalMs: number): Promise<NodeId[]> {
+    const rows = await returning(
+      this.manager,
+      NodeEntity,
+      `UPDATE nodes SET inventory_at = now() WHERE state = 'ready'
+         AND coalesce(inventory_at < now() - $1 * interval '1 millisecond', true) RETURNING *`,
+      [intervalMs],
+    );
+    return rows.map(({ id }) => id);
+  }
+
   /** Marks `down` the nodes not heard of for too long, and returns those that were `ready` until now. */
   async markSilentDown(
     silenceMs = NODE_SILENCE_MS,

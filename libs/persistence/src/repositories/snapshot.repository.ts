@@ -3,6 +3,7 @@ import {
   DomainError,
   nextSnapshotState,
   type GroupId,
+  type NodeId,
   type ProjectId,
   type Reason,
   type Snapshot,
@@ -14,11 +15,12 @@ import {
 import { In, LessThan, Not, type EntityManager } from 'typeorm';
 import { SnapshotEntity } from '../entities/snapshot.entity.js';
 import { hydrate, returning } from '../hydrate.js';
+import { recordUsage, usageOf, type MeasuredUsage } from '../space-usage.js';
 
 /** What a new snapshot is. */
 export type NewSnapshot = Omit<
   Snapshot,
-  'state' | 'reason' | 'createdAt' | 'updatedAt' | 'completedAt' | 'deletedAt'
+  'state' | 'reason' | 'usage' | 'createdAt' | 'updatedAt' | 'completedAt' | 'deletedAt'
 >;
 
 /** Which snapshots of a project to list. */
@@ -97,6 +99,12 @@ export class SnapshotRepository {
     return rows.map(toSnapshot);
   }
 
+  /** Snapshots that a node should hold, or was asked to remove. */
+  async listByNode(nodeId: NodeId): Promise<Snapshot[]> {
+    const rows = await this.manager.findBy(SnapshotEntity, { nodeId, state: Not('deleted') });
+    return rows.map(toSnapshot);
+  }
+
   /** True while a snapshot of the volume is being taken. */
   async isBeingTaken(volumeId: VolumeId): Promise<boolean> {
     return this.manager.existsBy(SnapshotEntity, { volumeId, state: 'pending' });
@@ -139,7 +147,7 @@ export class SnapshotRepository {
       `UPDATE snapshots SET state = $3,
         reason_code = CASE WHEN $4 THEN $5 ELSE reason_code END,
         reason_message = CASE WHEN $4 THEN $6 ELSE reason_message END,
-        completed_at = CASE WHEN $3 = 'completed' THEN now() ELSE completed_at END,
+        completed_at = CASE WHEN $3 = 'completed' THEN coalesce(completed_at, now()) ELSE completed_at END,
         deleted_at = CASE WHEN $3 = 'deleted' THEN now() END,
         updated_at = now()
       WHERE id = $1 AND state = $2 RETURNING *`,
@@ -150,6 +158,11 @@ export class SnapshotRepository {
       message: `Snapshot ${snapshot.id} is no longer ${snapshot.state}. Look at it again and repeat.`,
       currentState: snapshot.state,
     });
+  }
+
+  /** Keeps what a node measured; what is not of a row here is left out. */
+  recordUsage(usage: readonly MeasuredUsage[], measuredAt: string): Promise<void> {
+    return recordUsage(this.manager, 'snapshots', usage, measuredAt);
   }
 
   /** Forgets snapshots deleted longer ago than the retention. Returns how many. */
@@ -187,6 +200,7 @@ function toSnapshot(row: SnapshotEntity): Snapshot {
     reason: row.reasonCode === null ? undefined : { code: row.reasonCode, message: row.reasonMessage ?? '' },
     nodeId: row.nodeId,
     poolId: row.poolId,
+    usage: usageOf(row),
     createdAt: row.createdAt,
     updatedAt: row.updatedAt,
     completedAt: row.completedAt ?? undefined,

@@ -21,6 +21,7 @@ import {
 import { In, LessThan, Not, type EntityManager } from 'typeorm';
 import { VolumeEntity } from '../entities/volume.entity.js';
 import { hydrate, returning } from '../hydrate.js';
+import { recordUsage, usageOf, type MeasuredUsage } from '../space-usage.js';
 
 /** What may change together with a volume's state. A field left out stays; `null` clears the reason. */
 export interface VolumeChanges {
@@ -250,6 +251,11 @@ export class VolumeRepository {
     });
   }
 
+  /** Keeps what a node measured; what is not of a row here is left out. */
+  recordUsage(usage: readonly MeasuredUsage[], measuredAt: string): Promise<void> {
+    return recordUsage(this.manager, 'volumes', usage, measuredAt);
+  }
+
   /** Forgets volumes deleted longer ago than the retention, with their attachments. Returns how many. */
   async purgeDeleted(limit = 1000): Promise<number> {
     const rows: object[] = await this.manager.query(
@@ -290,6 +296,7 @@ function toVolume(row: VolumeEntity): Volume {
     generation: row.generation,
     nodeId: row.nodeId ?? undefined,
     poolId: row.poolId ?? undefined,
+    usage: usageOf(row),
     createdAt: row.createdAt,
     updatedAt: row.updatedAt,
     deletedAt: row.deletedAt ?? undefined,
