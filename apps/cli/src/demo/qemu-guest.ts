@@ -64,6 +64,11 @@ export class QemuGuest implements TourGuest {
     return this.sumOfData();
   }
 
+  async reread(): Promise<string> {
+    await this.guest.check('sync && echo 3 > /proc/sys/vm/drop_caches');
+    return this.sumOfData();
+  }
+
   /** Ends it. */
   stop(): Promise<void> {
     return this.guest.stop();
