@@ -1,6 +1,6 @@
-import { ftruncateSync } from 'node:fs';
+import { ftruncateSync, writeSync } from 'node:fs';
 import { check, native } from '@cairn/native';
-import { FLAG, MESSAGE } from '@cairn/vhost-user/testing';
+import { FLAG, MESSAGE, WRITEBACK_OFFSET } from '@cairn/vhost-user/testing';
 import { BLK_TYPE } from '@cairn/virtio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { HostileArena, tolerate } from './hostile-arena.js';
@@ -385,11 +385,25 @@ describe('a hostile in-flight area costs only its connection', () => {
     await guest.frontend.tell(MESSAGE.SET_INFLIGHT_FD, inflightBytes(4 * KiB, 0, 1, SIZE / 2), [fd]);
     await guest.startRing(guest.rings[0]!);
     await guest.read();
-    const bytes = new Uint8Array(4 * KiB);
+    // What the driver has set is kept at the end of the area, behind the records.
+    const record = new Uint8Array(entryAt(false, SIZE / 2));
     const address = check('mapShared', native.mapShared(fd, 0, 4 * KiB));
-    native.peek(address, bytes, 0, 4 * KiB);
+    native.peek(address, record, 0, record.length);
     native.unmap(address, 4 * KiB);
-    expect(bytes.every((byte) => byte === 0)).toBe(true);
+    expect(record.every((byte) => byte === 0)).toBe(true);
+  });
+
+  it.each([0, 1, 2, 0xffff_ffff])('one that says of the driver that it has set %i', async (state) => {
+    const guest = await stopped();
+    const fd = memfd(4 * KiB);
+    const kept = u32(0x4e52_4941, state);
+    writeSync(fd, kept, 0, kept.length, 4 * KiB - 64);
+    await guest.frontend.tell(MESSAGE.SET_INFLIGHT_FD, inflightBytes(4 * KiB, 0, 1, SIZE), [fd]);
+    const [writeback] = await guest.frontend.getConfig(WRITEBACK_OFFSET, 1);
+    expect(writeback).toBe(state === 0 ? 0 : 1);
+    await guest.startRing(guest.rings[0]!);
+    await guest.write(0, Buffer.alloc(4 * KiB, 0x77));
+    expect((await guest.read()).every((byte) => byte === 0x77)).toBe(true);
   });
 
   it('two hundred areas, one after the other', async () => {
