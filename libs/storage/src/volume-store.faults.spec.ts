@@ -3,6 +3,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { VolumeImage } from './volume-image.js';
 import { VolumeStore } from './volume-store.js';
 
 // The system's answers that no file system gives on demand: an fsync or a write that fails.
@@ -65,5 +66,54 @@ describe('a volume store whose disk fails', () => {
     failing.sync = undefined;
     await store.delete(A);
     expect(readdirSync(join(directory, 'layers'))).toEqual([]);
+  });
+
+  const snapshotId = 'snap-0000000000000001';
+  const write = async (value: number): Promise<void> => {
+    const image = await VolumeImage.open(store.chain(A));
+    await image.writeAt(0, new Uint8Array(4096).fill(value));
+    await image.close();
+  };
+  const read = async (): Promise<number> => {
+    const bytes = new Uint8Array(4096);
+    const image = await VolumeImage.open(store.chain(A), { readOnly: true });
+    await image.readAt(0, bytes);
+    await image.close();
+    return bytes[4095]!;
+  };
+
+  it('keeps both heads when it is not known which one a volume has, and loses no write to either', async () => {
+    await store.create({ volumeId: A, sizeBytes: 4096 });
+    const chain = await store.attach(A, { barrier: async () => {}, chainChanged: async () => {} });
+    const image = await VolumeImage.open(chain);
+    failing.sync = /\/volumes$/;
+    const taking = store.snapshots.take([{ snapshotId, volumeId: A }], { switchHeads: async () => {} });
+    await expect(taking).rejects.toMatchObject({ kind: 'io' });
+    failing.sync = undefined;
+    await image.writeAt(0, new Uint8Array(4096).fill(7));
+    await store.coalescer.run();
+    await image.close();
+    await store.close();
+    store = await VolumeStore.open({ directory });
+    expect(store.snapshots.list()).toEqual([]);
+    expect(await read()).toBe(7);
+    await store.coalescer.run();
+    expect([await read(), store.chain(A).layers.length]).toEqual([7, 1]);
+  });
+
+  it('does not let a volume be used when a revert may have happened, until the pool is opened anew', async () => {
+    await store.create({ volumeId: A, sizeBytes: 4096 });
+    await write(1);
+    await store.snapshots.take([{ snapshotId, volumeId: A }]);
+    await write(2);
+    failing.sync = /\/volumes$/;
+    await expect(store.clones.revert(A, snapshotId)).rejects.toMatchObject({ kind: 'io' });
+    failing.sync = undefined;
+    expect(() => store.chain(A)).toThrow('opened anew');
+    await store.coalescer.run();
+    await store.close();
+    store = await VolumeStore.open({ directory });
+    // The rename had been done, and was only not known to be durable.
+    expect(await read()).toBe(1);
   });
 });
