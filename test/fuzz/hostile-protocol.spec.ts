@@ -319,7 +319,6 @@ describe('a hostile front-end costs only its own connection', () => {
     const tables: [name: string, regions: Region[], fileBytes: number, count?: number][] = [
       ['no region', [], MiB],
       ['an empty region', [{ sizeBytes: 0 }], MiB],
-      ['a region that is no multiple of the page size', [{ sizeBytes: 4097 }], MiB],
       ['a GPA off the page', [{ gpa: 512 }], 2 * MiB],
       ['an offset off the page', [{ mmapOffsetBytes: 513 }], 2 * MiB],
       ['regions that overlap in GPA', [{}, { gpa: MiB / 2, userAddress: 0x7800_0000 }], MiB],
@@ -333,7 +332,8 @@ describe('a hostile front-end costs only its own connection', () => {
       ['a GPA that wraps', [{ gpa: (1n << 64n) - 4096n, sizeBytes: MiB }], MiB],
       ['a GPA of 2^63', [{ gpa: 1n << 63n }], MiB],
       ['a GPA of 2^52', [{ gpa: 1n << 52n }], MiB],
-      ['a GPA at the end of 47 bits', [{ gpa: (1n << 47n) - BigInt(MiB) }], MiB],
+      ['a GPA that ends past 52 bits', [{ gpa: (1n << 52n) - 4096n }], MiB],
+      ['regions 4 TiB apart', [{}, { gpa: 1n << 42n, userAddress: 0x7800_0000 }], MiB],
       ['a user address that wraps', [{ userAddress: (1n << 64n) - 4096n }], MiB],
       ['an offset that wraps', [{ mmapOffsetBytes: (1n << 64n) - 4096n }], MiB],
       ['an offset of 2^63', [{ mmapOffsetBytes: 1n << 63n }], MiB],

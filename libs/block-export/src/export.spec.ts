@@ -150,6 +150,19 @@ describe('an export on its loop', () => {
     expect((await during(disk.read(0, 512))).length).toBe(512);
   });
 
+  it.each(['writeback', 'direct'] as const)(
+    'serves memory that lies far up, as that of a front-end without a guest (libblkio): %s',
+    async (cache) => {
+      serve({ cache });
+      const memory = [0x7f12_3456_7000, 0x7f13_8000_0000].map((gpa) => ({ gpa, sizeBytes: MIB }));
+      const disk = await attach({ memory, memorySlots: true, inflight: true });
+      const pieces = Buffer.from(Array.from({ length: 6 * 4096 }, (_, at) => at % 251));
+      await during(disk.write(512, pieces));
+      expect(Buffer.from(await during(disk.read(512, pieces.length)))).toEqual(pieces);
+      expect(readFileSync(filePath).subarray(512, 512 + pieces.length)).toEqual(pieces);
+    },
+  );
+
   it('goes to sleep although a ring that its driver broke has chains left', async () => {
     const one = serve();
     const disk = await attach({ numQueues: 2 });

@@ -40,4 +40,12 @@ describe('a thread’s views over guest memory', () => {
     expect(new Uint8Array(view)[5]).toBe(0);
     for (const layout of layouts) cache.release(layout);
   });
+
+  it('are not those of another guest whose memory begins as much further up as it is mapped further up', () => {
+    const cache = new ViewCache();
+    const further = { ...layouts[0]!, runs: [{ gpa: SPAN, sizeBytes: PAGE }] };
+    const [one, other] = [layouts[0]!, further].map((layout) => cache.acquire(layout));
+    expect(one).not.toBe(other);
+    for (const layout of [layouts[0]!, further]) cache.release(layout);
+  });
 });

@@ -223,3 +223,45 @@ describe('Firecracker 1.5 and later', () => {
     await vmm.config(0, CONFIG_BYTES, WRITABLE);
   });
 });
+
+describe('libblkio 1.3', () => {
+  const KNOWN = bits(FEATURE.VERSION_1, FEATURE.BLK_FLUSH, FEATURE.VHOST_USER_PROTOCOL_FEATURES);
+  const PROTOCOL = bits(P.MQ, P.REPLY_ACK, P.CONFIG, P.CONFIGURE_MEM_SLOTS);
+  /** Its guest physical addresses are those of its own process. */
+  const OWN_MEMORY = 0x5550_0000_0000;
+  const APART = 0x101_0000;
+
+  beforeEach(() => {
+    rig.close();
+    rig = new SessionRig([0, APART].map((offset) => ({ gpa: OWN_MEMORY + offset, sizeBytes: 0x1_0000 })));
+    for (const { gpa, userAddress } of rig.ram.regions) expect(gpa).toBe(userAddress);
+  });
+
+  it('agrees to features first, brings memory region by region, and kicks before it enables', async () => {
+    const library = new PlayedFrontend(rig, 'every message');
+    await library.tell('SET_OWNER');
+    const features = agreed(await library.ask('GET_FEATURES'), KNOWN);
+    await library.tell('SET_FEATURES', u64(features));
+    const protocol = agreed(await library.ask('GET_PROTOCOL_FEATURES'), PROTOCOL);
+    expect(protocol).toBe(PROTOCOL);
+    await library.agreeTo(protocol);
+    expect((await library.ask('GET_QUEUE_NUM')).readUInt32LE()).toBe(2);
+    expect((await library.ask('GET_MAX_MEM_SLOTS')).readUInt32LE()).toBeGreaterThanOrEqual(8);
+    await library.config(0, CONFIG_BYTES, 0);
+    const [buffers, rings] = rig.ram.regions;
+    await library.memRegion('ADD_MEM_REG', rings!);
+    await library.ringState('SET_VRING_NUM', 0, 8);
+    await library.ringState('SET_VRING_BASE', 0, 0);
+    await library.ringAddresses(0);
+    await library.ringFd('SET_VRING_KICK', 0);
+    await library.ringFd('SET_VRING_CALL', 0);
+    await library.ringState('SET_VRING_ENABLE', 0, 1);
+    expectRunning(0);
+    // The caller maps and unmaps its buffers while the ring runs; each message carries the descriptor.
+    await library.memRegion('ADD_MEM_REG', buffers!);
+    expect(rig.backend.starts.get(0)!.layout.runs).toHaveLength(2);
+    await library.memRegion('REM_MEM_REG', buffers!);
+    expect(rig.backend.starts.get(0)!.layout.runs).toHaveLength(1);
+    expectRunning(0, rig.backend.nextAvail);
+  });
+});

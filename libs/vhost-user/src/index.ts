@@ -1,4 +1,4 @@
-export { MAX_GPA_BYTES, type MemoryLayout, MemoryViews } from './memory-table.js';
+export { MAX_SPAN_BYTES, type MemoryLayout, MemoryViews } from './memory-table.js';
 export { Session } from './session.js';
 export type { AreaSlice, RingStart, VhostUserBackend } from './vhost-user-backend.js';
 export { VhostUserError, type VhostUserFault } from './vhost-user-error.js';

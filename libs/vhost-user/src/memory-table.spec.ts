@@ -2,7 +2,7 @@ import { closeSync, ftruncateSync, openSync, readdirSync, readSync } from 'node:
 import { tmpdir } from 'node:os';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import { afterEach, describe, expect, it } from 'vitest';
-import { MappedMemory, MAX_GPA_BYTES, MemoryViews, SharedArea } from './memory-table.js';
+import { MappedMemory, MAX_SPAN_BYTES, MemoryViews, SharedArea } from './memory-table.js';
 import type { RegionMessage } from './messages.js';
 import { VhostUserError } from './vhost-user-error.js';
 
@@ -52,7 +52,7 @@ describe('a front-end’s memory', () => {
   });
 
   it('is refused when address space runs out, and ordinary memory of others is not', () => {
-    const great = () => faultOf([region({ gpa: MAX_GPA_BYTES - 2 * PAGE })]);
+    const great = () => faultOf([region(), region({ gpa: MAX_SPAN_BYTES - 2 * PAGE, userAddress: 0x1000 })]);
     for (let count = 0; count < 8; count += 1) expect(great()).toBeUndefined();
     expect(great()).toBe('memory-spans-exhausted');
     expect(faultOf([region()])).toBeUndefined();
@@ -124,12 +124,10 @@ describe('a front-end’s memory', () => {
 
   it.each([
     { name: 'an empty region', more: { sizeBytes: 0 } },
-    { name: 'a size that is not whole pages', more: { sizeBytes: PAGE + 1 } },
     { name: 'a misaligned guest address', more: { gpa: 1 } },
     { name: 'a misaligned offset', more: { mmapOffsetBytes: 512 } },
     { name: 'a region past the end of its file', more: { sizeBytes: 5 * PAGE } },
     { name: 'an offset past the end of its file', more: { mmapOffsetBytes: 3 * PAGE } },
-    { name: 'a guest address above 4 TiB', more: { gpa: MAX_GPA_BYTES - PAGE } },
     { name: 'a guest address near 2^53', more: { gpa: 2 ** 53 - PAGE } },
     { name: 'a user address that ends past 2^53', more: { userAddress: 2 ** 53 - PAGE } },
     { name: 'a region of 256 GiB in a file of 16 KiB', more: { sizeBytes: 2 ** 38 } },
@@ -137,8 +135,40 @@ describe('a front-end’s memory', () => {
     expect(faultOf([region(more)])).toBe('memory-region-invalid');
   });
 
-  it('takes a region that ends exactly at 4 TiB', () => {
-    expect(faultOf([region({ gpa: MAX_GPA_BYTES - 2 * PAGE })])).toBeUndefined();
+  it('takes regions that span exactly 4 TiB, and none that span more', () => {
+    const upTo = (end: number) => faultOf([region(), region({ gpa: end - 2 * PAGE, userAddress: 0x1000 })]);
+    expect(upTo(MAX_SPAN_BYTES)).toBeUndefined();
+    expect(upTo(MAX_SPAN_BYTES + PAGE)).toBe('memory-region-invalid');
+  });
+
+  it('is mapped as it lies when it begins far up, where a process has its own memory', () => {
+    const start = 0x7f12_3456_7000;
+    const fds = [memfd(4 * PAGE), memfd(4 * PAGE)];
+    const seen = new Uint8Array(native.view(native.mapShared(fds[1]!, 0, PAGE), PAGE));
+    const one = map(
+      [region({ gpa: start, userAddress: start }), region({ gpa: start + U32, userAddress: start + U32 })],
+      fds,
+    );
+    const { memory } = viewsOf(one);
+    const [low, high] = [(start + U32) % U32, Math.floor((start + U32) / U32)];
+    expect(memory.contains(low, high, 2 * PAGE)).toBe(true);
+    expect(memory.contains(low, high, 2 * PAGE + 1)).toBe(false);
+    expect(memory.contains(low, 0, 1)).toBe(false);
+    memory.writeByte(low + 7, high, 0x33);
+    memory.write(low + 8, high, Uint8Array.of(0x44));
+    expect([seen[7], seen[8]]).toEqual([0x33, 0x44]);
+    native.peek(memory.addressOf(low, high) + 7, seen, 100, 1);
+    expect(seen[100]).toBe(0x33);
+  });
+
+  it('may end amid a page, and is believed to its end', () => {
+    const fds = [memfd(PAGE + 100)];
+    const one = map([region({ sizeBytes: PAGE + 100 })], fds);
+    const { memory } = viewsOf(one);
+    memory.writeByte(PAGE + 99, 0, 1);
+    expect(memory.contains(PAGE, 0, 100)).toBe(true);
+    expect(memory.contains(PAGE, 0, 101)).toBe(false);
+    expect(one.gpaOf(0x7f00_0000_0000 + PAGE, 101)).toBeUndefined();
   });
 
   it.each([

@@ -16,14 +16,20 @@ const MAX_GUARDS = 8;
 const U32 = 2 ** 32;
 
 /**
- * Guest physical addresses end here. It bounds the address space that one front-end can make us reserve; 4 TiB is
- * far above what a guest of today has.
+ * From the lowest to the highest guest physical address of a front-end at most. It bounds the address space that one can
+ * make us reserve; 4 TiB is far above what a guest of today has.
  */
-export const MAX_GPA_BYTES = 2 ** 42;
+export const MAX_SPAN_BYTES = 2 ** 42;
+
+/**
+ * Guest physical addresses end here. Those of a guest begin at 0; libblkio, which has no guest, takes the addresses of
+ * its own process for them, so that a few regions lie close together far up.
+ */
+const MAX_GPA_BYTES = 2 ** 52;
 
 /** Where guest memory is mapped in this process: all that another thread needs to reach it. */
 export interface MemoryLayout {
-  /** No two mappings of a process have the same, which thread ever made them. */
+  /** Where guest physical address 0 would be: below 0 when guest memory begins far up. */
   baseAddress: number;
   runs: MemoryRun[];
 }
@@ -66,20 +72,22 @@ export class MappedMemory {
   private readonly guards: number[] = [];
   private readonly faults = new Int32Array(native.guardFaults());
 
+  /** `address` is where the span is in this process, and `startGpa` the guest physical address there. */
   private constructor(
-    baseAddress: number,
+    private readonly address: number,
+    startGpa: number,
     private readonly spanBytes: number,
     private readonly regions: readonly RegionMessage[],
   ) {
     const runs = regions.map(({ gpa, sizeBytes }) => ({ gpa, sizeBytes }));
-    this.layout = { baseAddress, runs };
+    this.layout = { baseAddress: address - startGpa, runs };
   }
 
   /**
    * Maps the regions; their descriptors stay the caller's.
    *
-   * Throws VhostUserError when a region is empty, misaligned, overlapping, too far up, not a regular file (memfd,
-   * hugetlbfs, tmpfs), or reaches past the end of its file.
+   * Throws VhostUserError when a region is empty, misaligned, overlapping, too far up or from another, not a regular file
+   * (memfd, hugetlbfs, tmpfs), or reaches past the end of its file.
    */
   static map(regions: readonly MemoryRegion[]): MappedMemory {
     const messages = regions.map((region) => region.message);
@@ -88,11 +96,13 @@ export class MappedMemory {
     checkApart(messages, 'gpa');
     checkApart(messages, 'userAddress');
     const end = Math.max(...messages.map((region) => region.gpa + region.sizeBytes));
-    const spanBytes = Math.ceil(end / U32) * U32;
-    const base = native.reserve(spanBytes);
-    if (base === -EDQUOT) throw new VhostUserError('memory-spans-exhausted', { spanBytes });
-    if (base < 0) throw new VhostUserError('memory-map-failed', { spanBytes, errno: -base });
-    const mapped = new MappedMemory(base, spanBytes, messages);
+    const startGpa = Math.floor(Math.min(...messages.map(({ gpa }) => gpa)) / U32) * U32;
+    const spanBytes = Math.ceil((end - startGpa) / U32) * U32;
+    if (spanBytes > MAX_SPAN_BYTES) throw new VhostUserError('memory-region-invalid', { spanBytes });
+    const address = native.reserve(spanBytes);
+    if (address === -EDQUOT) throw new VhostUserError('memory-spans-exhausted', { spanBytes });
+    if (address < 0) throw new VhostUserError('memory-map-failed', { spanBytes, errno: -address });
+    const mapped = new MappedMemory(address, startGpa, spanBytes, messages);
     try {
       mapped.guard(pageBytes);
       for (const region of regions) mapped.mapRegion(region);
@@ -119,7 +129,7 @@ export class MappedMemory {
 
   /** Ends the mapping. Every view, on every thread, must have ended, and nothing be in flight to this memory. */
   unmap(): void {
-    check('unreserve', native.unreserve(this.layout.baseAddress, this.spanBytes));
+    check('unreserve', native.unreserve(this.address, this.spanBytes));
     for (const slot of this.guards.splice(0)) native.guardRemove(slot);
   }
 
@@ -129,8 +139,9 @@ export class MappedMemory {
     const regions = this.regions.map((region, index) => ({ ...region, pageBytes: pageBytes[index]! }));
     for (const { gpa, sizeBytes, pageBytes } of regions.toSorted((a, b) => a.gpa - b.gpa)) {
       const last = spans.at(-1);
-      if (last?.pageBytes === pageBytes) last.end = gpa + sizeBytes;
-      else spans.push({ start: gpa, end: gpa + sizeBytes, pageBytes });
+      const end = Math.ceil((gpa + sizeBytes) / pageBytes) * pageBytes;
+      if (last?.pageBytes === pageBytes) last.end = end;
+      else spans.push({ start: gpa, end, pageBytes });
     }
     if (spans.length > MAX_GUARDS)
       throw new VhostUserError('memory-region-invalid', { regions: regions.length, guards: spans.length });
@@ -166,7 +177,7 @@ export class SharedArea {
     try {
       const file = fstatSync(fd);
       if (!file.isFile()) throw new VhostUserError('descriptor-type-invalid', { wanted: 'file' });
-      if (sizeBytes === 0 || sizeBytes > MAX_GPA_BYTES || offsetBytes + sizeBytes > file.size) {
+      if (sizeBytes === 0 || sizeBytes > MAX_SPAN_BYTES || offsetBytes + sizeBytes > file.size) {
         throw new VhostUserError('memory-region-invalid', { offsetBytes, sizeBytes, fileBytes: file.size });
       }
       const start = offsetBytes - (offsetBytes % PAGE_BYTES);
@@ -203,7 +214,9 @@ const checkRegion = (region: RegionMessage, fd: number): number => {
   if (!file.isFile()) throw new VhostUserError('descriptor-type-invalid', { gpa });
   const fileSystem = statfsSync(`/proc/self/fd/${fd}`);
   const pageBytes = fileSystem.type === HUGETLBFS_MAGIC ? fileSystem.bsize : PAGE_BYTES;
-  const aligned = [gpa, sizeBytes, mmapOffsetBytes].every((value) => value % pageBytes === 0);
+  // Memory may end amid a page, as libblkio's rings do; the rest of the page is mapped and not believed. Huge pages are whole.
+  const sized = pageBytes === PAGE_BYTES || sizeBytes % pageBytes === 0;
+  const aligned = sized && [gpa, mmapOffsetBytes].every((value) => value % pageBytes === 0);
   const inRange =
     sizeBytes > 0 && gpa + sizeBytes <= MAX_GPA_BYTES && userAddress + sizeBytes <= Number.MAX_SAFE_INTEGER;
   if (!aligned || !inRange || mmapOffsetBytes + sizeBytes > file.size) {

@@ -6,7 +6,7 @@ export interface MemoryRun {
 
 /** Access to the mapping behind guest memory; whoever made the mapping provides it and ends the views. */
 export interface MemoryMapping {
-  /** Where guest physical address 0 would be in this process; a multiple of 4 GiB. */
+  /** Where guest physical address 0 would be in this process, also when that is below 0; a multiple of 4 GiB. */
   readonly baseAddress: number;
   /** Array buffer over `lengthBytes` of guest memory from `gpa`. */
   view(gpa: number, lengthBytes: number): ArrayBuffer;
@@ -36,7 +36,9 @@ export class GuestMemory {
   readonly baseHigh: number;
   private readonly starts: Float64Array;
   private readonly ends: Float64Array;
+  /** From `firstWindow` on, where guest memory begins. */
   private readonly windows: (Window | undefined)[];
+  private readonly firstWindow: number;
 
   /** Runs may touch each other: a buffer may lie across such a seam, because the mapping is linear. */
   constructor(
@@ -52,9 +54,10 @@ export class GuestMemory {
     this.starts = Float64Array.from(merged, (run) => run.start);
     this.ends = Float64Array.from(merged, (run) => run.end);
     this.baseHigh = mapping.baseAddress / U32;
+    this.firstWindow = Math.floor((merged[0]?.start ?? 0) / WINDOW_BYTES);
     // All places at once: an array that is filled far behind its end becomes a slow dictionary.
     this.windows = Array.from(
-      { length: Math.ceil((merged.at(-1)?.end ?? 0) / WINDOW_BYTES) },
+      { length: Math.ceil((merged.at(-1)?.end ?? 0) / WINDOW_BYTES) - this.firstWindow },
       () => undefined,
     );
   }
@@ -123,12 +126,12 @@ export class GuestMemory {
   }
 
   private window(low: number, high: number): Window {
-    const index = high * WINDOWS_PER_U32 + (low >>> WINDOW_BITS);
+    const index = high * WINDOWS_PER_U32 + (low >>> WINDOW_BITS) - this.firstWindow;
     return this.windows[index] ?? this.makeWindow(index);
   }
 
   private makeWindow(index: number): Window {
-    const start = index * WINDOW_BYTES;
+    const start = (this.firstWindow + index) * WINDOW_BYTES;
     const end = this.ends[this.ends.length - 1] ?? 0;
     const buffer = this.mapping.view(start, Math.min(WINDOW_BYTES, end - start));
     const window = {

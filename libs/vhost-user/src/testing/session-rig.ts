@@ -2,7 +2,7 @@ import { closeSync, readdirSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import { FEATURE } from '@cairn/virtio';
-import { FakeDriver, GuestRam, bits } from '@cairn/virtio/testing';
+import { FakeDriver, GuestRam, type RamRegionSpec, bits } from '@cairn/virtio/testing';
 import { Session } from '../session.js';
 import type { VhostUserError } from '../vhost-user-error.js';
 import { FakeFrontend, type VringAddresses } from './fake-frontend.js';
@@ -12,6 +12,11 @@ import { PROTOCOL_FEATURE } from './vhost-user-numbers.js';
 /** What a rig's front-end agrees to unless a test says otherwise. */
 export const RIG_FEATURES = bits(FEATURE.VERSION_1, FEATURE.VHOST_USER_PROTOCOL_FEATURES);
 export const RIG_PROTOCOL = bits(PROTOCOL_FEATURE.MQ, PROTOCOL_FEATURE.REPLY_ACK, PROTOCOL_FEATURE.CONFIG);
+
+const RIG_MEMORY: readonly RamRegionSpec[] = [
+  { gpa: 0, sizeBytes: 0x1_0000 },
+  { gpa: 0x1_0000_0000, sizeBytes: 0x1_0000 },
+];
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length;
 
@@ -30,11 +35,8 @@ export class SessionRig {
   more = 0;
   private readonly before = openDescriptors();
 
-  constructor() {
-    this.ram = new GuestRam([
-      { gpa: 0, sizeBytes: 0x1_0000 },
-      { gpa: 0x1_0000_0000, sizeBytes: 0x1_0000 },
-    ]);
+  constructor(memory: readonly RamRegionSpec[] = RIG_MEMORY) {
+    this.ram = new GuestRam(memory);
     this.driver = new FakeDriver(this.ram, { size: 8, eventIdx: false });
     this.eventfds = Array.from({ length: 3 }, () => check('eventfd', native.eventfd(EFD_NONBLOCK)));
     const pair = new Int32Array(2);
