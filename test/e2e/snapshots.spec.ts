@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId, MIB } from '@cairn/domain';
@@ -77,6 +77,58 @@ describe('snapshots', () => {
     await disk.detach();
     await api.detach(attachment);
     await api.deleteSnapshot(snapshot.id);
+    await api.deleteVolume(id);
+  });
+
+  it('tell their blocks, what changed since, and the bytes, only by a ticket', async () => {
+    const { api } = stack;
+    const { id } = await api.createVolume(2 * MIB);
+    const attachment = await api.attach(id);
+    const disk = await FakeBlkDisk.open(attachment.connection.socketPath);
+    const block = randomBytes(4096);
+    await disk.write(0, randomBytes(4096));
+    const first = await api.takeSnapshot(id);
+    await disk.write(MIB, block);
+    const second = await api.takeSnapshot(id);
+    await disk.detach();
+    await api.detach(attachment);
+    const blocksOf = async (path: string) =>
+      (await api.send<{ blocks: { index: number; token: string }[]; nextStart?: number }>('GET', path)).body;
+
+    const path = `/v1/snapshots/${second.id}`;
+    const all = await blocksOf(`${path}/blocks`);
+    expect(all.blocks.map(({ index }) => index)).toEqual([0, 2]);
+    const page = await blocksOf(`${path}/blocks?limit=1`);
+    expect(page).toMatchObject({ blocks: [{ index: 0 }], nextStart: 2 });
+    expect((await blocksOf(`${path}/blocks?start=2`)).blocks).toEqual(all.blocks.slice(1));
+    expect((await blocksOf(`${path}/blocks?since=${first.id}`)).blocks).toEqual(all.blocks.slice(1));
+    expect((await api.send('GET', `${path}/extents?since=${first.id}`)).body).toEqual({
+      sizeBytes: 2 * MIB,
+      extents: [{ offsetBytes: MIB, lengthBytes: 4096, zeroes: false }],
+    });
+    expect((await blocksOf(`${path}/blocks?start=${2 ** 31}`)).blocks).toEqual([]);
+    expect((await api.send('GET', `${path}/blocks?start=${2 ** 40}`)).status).toBe(400);
+    expect((await api.send('GET', `${path}/extents?limit=0`)).status).toBe(400);
+    // Backwards they are no line.
+    const backwards = await api.send('GET', `/v1/snapshots/${first.id}/blocks?since=${second.id}`);
+    expect(backwards).toMatchObject({ status: 400, body: { code: 'invalid-argument' } });
+
+    const { Location } = await api.redirected(`${path}/blocks/2?token=${all.blocks[1]!.token}`);
+    const answer = await fetch(Location);
+    const bytes = Buffer.from(await answer.arrayBuffer());
+    expect(bytes.length).toBe(512 * 1024);
+    expect(bytes.subarray(0, 4096).equals(block)).toBe(true);
+    expect(answer.headers.get('x-cairn-sha256')).toBe(createHash('sha256').update(bytes).digest('base64'));
+    for (const wrong of [
+      Location.replace(second.id, first.id),
+      Location.replace(/\.(\d{13})\./, '.9999999999999.'),
+    ]) {
+      expect(wrong).not.toBe(Location);
+      expect((await fetch(wrong)).status).toBe(401);
+    }
+    expect((await fetch(Location.replace(/token=./, 'token=x'))).status).toBe(400);
+    for (const each of [first, second]) await api.deleteSnapshot(each.id);
+    expect((await api.send('GET', `${path}/blocks`)).status).toBe(409);
     await api.deleteVolume(id);
   });
 

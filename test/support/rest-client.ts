@@ -90,6 +90,17 @@ export class RestClient {
     return { status: response.status, body: (text === '' ? {} : JSON.parse(text)) as Body };
   }
 
+  /** Where a request is sent on to, without following it. */
+  async redirected(path: string): Promise<{ Location: string }> {
+    const response = await fetch(new URL(path, this.baseUrl), {
+      headers: { authorization: `Bearer ${this.apiKey}` },
+      redirect: 'manual',
+    });
+    const location = response.headers.get('location');
+    if (response.status === 307 && location !== null) return { Location: location };
+    throw new UnexpectedAnswer(`GET ${path}`, { status: response.status, body: await response.text() });
+  }
+
   /** Starts a create. */
   async startCreate(
     sizeBytes: number,

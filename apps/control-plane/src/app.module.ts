@@ -1,4 +1,4 @@
-import type { FaultPoints } from '@cairn/domain';
+import { DataTickets, type FaultPoints } from '@cairn/domain';
 import { OperationNudger } from '@cairn/jobs';
 import { PersistenceModule, type PersistenceOptions } from '@cairn/persistence';
 import { Module, type DynamicModule } from '@nestjs/common';
@@ -12,6 +12,7 @@ import { JoinGuard, JoinToken } from './http/join.guard.js';
 import { NodesController } from './nodes/nodes.controller.js';
 import { FAULT_POINTS, OperationStarter } from './operations/operation.starter.js';
 import { OperationsController } from './operations/operations.controller.js';
+import { SnapshotDataController } from './snapshots/snapshot-data.controller.js';
 import { SnapshotsController } from './snapshots/snapshots.controller.js';
 import { SnapshotsService } from './snapshots/snapshots.service.js';
 import { ModificationsController } from './volumes/modifications.controller.js';
@@ -40,6 +41,7 @@ export class AppModule {
         ModificationsController,
         AttachmentsController,
         SnapshotsController,
+        SnapshotDataController,
         OperationsController,
         NodesController,
         HealthController,
@@ -47,6 +49,7 @@ export class AppModule {
       providers: [
         { provide: OperationNudger, useValue: nudger },
         { provide: JoinToken, useValue: new JoinToken(joinToken) },
+        { provide: DataTickets, useValue: new DataTickets(joinToken) },
         { provide: FAULT_POINTS, useValue: faultPoints },
         { provide: APP_FILTER, useClass: ErrorFilter },
         AuthenticateGuard,

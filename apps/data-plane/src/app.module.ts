@@ -3,6 +3,7 @@ import { APP_FILTER } from '@nestjs/core';
 import { AgentController } from './agent/agent.controller.js';
 import { AgentFilter } from './agent/agent.filter.js';
 import { HealthController } from './agent/health.controller.js';
+import { DataController } from './agent/data.controller.js';
 import { SnapshotsController } from './agent/snapshots.controller.js';
 import { AgentToken } from './agent/agent-token.js';
 import { ExportRegistry } from './exports/export.registry.js';
@@ -11,6 +12,7 @@ import { MetricsText } from './metrics/metrics.text.js';
 import { NodeReport } from './node/node.report.js';
 import { Coalescing } from './snapshots/coalescing.js';
 import { NodeSnapshots } from './snapshots/node-snapshots.js';
+import { SnapshotData } from './snapshots/snapshot-data.js';
 import { UsageMeter } from './snapshots/usage-meter.js';
 
 /** What the HTTP side is built over. */
@@ -20,6 +22,7 @@ export interface AppParts {
   readonly snapshots: NodeSnapshots;
   readonly coalescing: Coalescing;
   readonly usage: UsageMeter;
+  readonly data: SnapshotData;
   readonly report: NodeReport;
   readonly metrics: MetricsText;
 }
@@ -34,12 +37,19 @@ export class AppModule {
     snapshots,
     coalescing,
     usage,
+    data,
     report,
     metrics,
   }: AppParts): DynamicModule {
     return {
       module: AppModule,
-      controllers: [AgentController, SnapshotsController, HealthController, MetricsController],
+      controllers: [
+        AgentController,
+        SnapshotsController,
+        DataController,
+        HealthController,
+        MetricsController,
+      ],
       providers: [
         { provide: APP_FILTER, useClass: AgentFilter },
         { provide: AgentToken, useValue: new AgentToken(agentToken) },
@@ -47,6 +57,7 @@ export class AppModule {
         { provide: NodeSnapshots, useValue: snapshots },
         { provide: Coalescing, useValue: coalescing },
         { provide: UsageMeter, useValue: usage },
+        { provide: SnapshotData, useValue: data },
         { provide: NodeReport, useValue: report },
         { provide: MetricsText, useValue: metrics },
       ],

@@ -8,6 +8,7 @@ import type { DataPlaneConfig } from './config.js';
 import { MetricsText } from './metrics/metrics.text.js';
 import { NodeReport } from './node/node.report.js';
 import { openNode, type OpenNode } from './node/node.js';
+import { SnapshotData } from './snapshots/snapshot-data.js';
 import { StartRefused } from './start-refused.js';
 
 /** A data plane that serves. */
@@ -68,6 +69,7 @@ async function listen(
       snapshots: node.snapshots,
       coalescing: node.coalescing,
       usage: node.usage,
+      data: new SnapshotData(node.store, config.heartbeat?.joinToken),
       report,
       metrics,
     }),

@@ -2,6 +2,7 @@ export * from './attachment.js';
 export * from './bytes.js';
 export * from './client-token.js';
 export * from './configuration.js';
+export * from './data-ticket.js';
 export * from './errors.js';
 export * from './fault-point.js';
 export * from './ids.js';

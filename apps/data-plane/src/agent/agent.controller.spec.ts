@@ -10,6 +10,7 @@ import type { MetricsText } from '../metrics/metrics.text.js';
 import type { NodeReport } from '../node/node.report.js';
 import type { Coalescing } from '../snapshots/coalescing.js';
 import type { NodeSnapshots } from '../snapshots/node-snapshots.js';
+import type { SnapshotData } from '../snapshots/snapshot-data.js';
 import type { UsageMeter } from '../snapshots/usage-meter.js';
 
 const id = 'vol-0123456789abcdef';
@@ -39,6 +40,7 @@ beforeAll(async () => {
       snapshots: snapshots as unknown as NodeSnapshots,
       coalescing: { start: () => undefined } as Coalescing,
       usage: { latest: { usage: [] } } as unknown as UsageMeter,
+      data: {} as SnapshotData,
       report: {} as NodeReport,
       metrics: { render: async () => 'cairn_up 1\n' } as unknown as MetricsText,
     }),
