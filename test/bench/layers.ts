@@ -169,7 +169,7 @@ export const measureLayers = async (
     [`folding, ${FOLD_BYTES_PER_SECOND / 2 ** 20} MiB/s`, FOLD_BYTES_PER_SECOND],
     ['folding, as fast as it goes', 0],
   ] as const) {
-    const one = await startLayers({ sizeBytes, depth: 8, fragments: 20_000 }, context, directory);
+    const one = await startLayers({ sizeBytes, depth: 8, fragments: 5000 }, context, directory);
     try {
       await load(one, { depth: 8 });
       await one.ask('drop');
