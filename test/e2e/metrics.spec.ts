@@ -97,3 +97,31 @@ describe('the metrics of a data plane whose guest has worked', () => {
       ]);
   });
 });
+
+describe('threads of a data plane whose guest comes back at once', () => {
+  const countsWith = async (pollMicros: number): Promise<{ polls: number; sleeps: number }> => {
+    const node = await LoneNode.start({ CAIRN_REACTORS: '1', CAIRN_POLL_MICROS: String(pollMicros) });
+    try {
+      const socket = await node.attach(newId('vol'), { sizeBytes: MIB });
+      const disk = await FakeBlkDisk.open(socket, { timeoutMs: 60_000 });
+      for (let i = 0; i < READS; i += 1) await disk.read(0, 4096);
+      disk.close();
+      const families = parseMetrics(await node.metrics());
+      const total = (name: string): number =>
+        families.get(name)!.samples.reduce((sum, { value }) => sum + value, 0);
+      return { polls: total('cairn_reactor_polls_total'), sleeps: total('cairn_reactor_sleeps_total') };
+    } finally {
+      await node.stop();
+    }
+  };
+
+  it('sleep at once where they may not look on', async () => {
+    const { polls, sleeps } = await countsWith(0);
+    expect(polls).toBe(0);
+    expect(sleeps).toBeGreaterThanOrEqual(READS);
+  });
+
+  it('look on before they sleep where they may', async () => {
+    expect((await countsWith(1000)).polls).toBeGreaterThan(0);
+  });
+});

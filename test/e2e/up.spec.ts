@@ -105,6 +105,16 @@ describe('cairn up', () => {
     expect(up.output).not.toMatch(/API +http:\/\/127\.0\.0\.1:8700\//);
   });
 
+  it('is found by cairn top, with all that its data plane tells', async () => {
+    const { PATH = '' } = process.env;
+    const { stdout } = await run(process.execPath, [program, 'top', '--once', '--json'], {
+      env: { PATH, CAIRN_DATA_DIR: directory },
+    });
+    const { volumes, reactors } = JSON.parse(stdout) as { volumes: unknown[]; reactors: unknown[] };
+    expect(volumes).toEqual([]);
+    expect(reactors.length).toBeGreaterThan(0);
+  });
+
   it('shows no secret in arguments or environments of its processes', () => {
     const secrets = readdirSync(join(directory, 'secrets'))
       .filter((name) => name !== 'database-url')

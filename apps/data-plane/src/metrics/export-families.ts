@@ -32,6 +32,12 @@ const ofOperations =
       metrics.latency[operation][layer],
     ]);
 
+/** A histogram of what the rings of each export did, once they did it. */
+const ofRings =
+  (layer: 'ring' | 'complete') =>
+  ({ id, metrics }: ExportStatus): Sample<Latency>[] =>
+    metrics[layer].buckets.some((count) => count > 0) ? [[[id], metrics[layer]]] : [];
+
 const bytesOf = (operation: OperationName): Numbers => of(({ metrics }) => metrics.bytes[operation]);
 
 /** What is told of each export. */
@@ -105,7 +111,7 @@ export const exportFamilies: readonly Family<ExportStatus>[] = [
     type: 'histogram',
     labels: VOLUME,
     help: 'For each look at a ring that found requests: how long the first of them may have been there at most.',
-    samples: ({ id, metrics }) => [[[id], metrics.ring]],
+    samples: ofRings('ring'),
   },
   {
     name: 'cairn_export_queue_seconds',
@@ -126,7 +132,7 @@ export const exportFamilies: readonly Family<ExportStatus>[] = [
     type: 'histogram',
     labels: VOLUME,
     help: "For each publication: from the kernel's first answer to the used ring.",
-    samples: ({ id, metrics }) => [[[id], metrics.complete]],
+    samples: ofRings('complete'),
   },
   {
     name: 'cairn_export_kicks_total',

@@ -73,6 +73,17 @@ describe('the metrics of a node', () => {
     ]);
   });
 
+  it('have no histogram of what never was', async () => {
+    const histograms = async (status: ExportStatus): Promise<string[]> =>
+      [...parseMetrics(await textOf([status])).values()]
+        .filter(({ type, samples }) => type === 'histogram' && samples.length > 0)
+        .map(({ name }) => name);
+    const status = exportStatusOf(one);
+    expect(await histograms(status)).toEqual([]);
+    status.metrics.ring.buckets[3] = 1;
+    expect(await histograms(status)).toEqual(['cairn_export_ring_wait_seconds']);
+  });
+
   it('count requests by operation, errors and faults by kind', async () => {
     const status = exportStatusOf(one, { errorsByName: { ENOSPC: 2 }, faultsByName: { 'bad-"name"': 1 } });
     status.metrics.requests.flush = 9;
