@@ -40,6 +40,7 @@ const impatience = {
   CAIRN_SWEEP_MS: '100',
   CAIRN_HEARTBEAT_MS: '250',
   CAIRN_AGENT_TIMEOUT_MS: '3000',
+  CAIRN_HANDOVER_WAIT_MS: '0',
 };
 
 /**

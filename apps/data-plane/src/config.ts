@@ -2,6 +2,7 @@ import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { DEFAULT_POLL_MICROS, defaultReactors, MAX_POLL_MICROS, MAX_REACTORS } from '@cairn/block-export';
 import { EnvironmentReader, MIB } from '@cairn/domain';
+import { longestHandoverSocket } from './handover/handover.messages.js';
 
 /** Everything the data plane is started with, checked. Directories are absolute. */
 export interface DataPlaneConfig {
@@ -28,6 +29,8 @@ export interface DataPlaneConfig {
   /** How long they look for requests before they sleep, at most. */
   readonly pollMicros: number;
   readonly log: 'json' | 'text';
+  /** How long a data plane that is told to stop serves on, while a front-end is connected, for a successor to take over. */
+  readonly handoverWaitMs: number;
   /** Unset: the node serves and reports to nobody. */
   readonly heartbeat?: HeartbeatConfig;
 }
@@ -42,6 +45,20 @@ export interface HeartbeatConfig {
 /** sockaddr_un.sun_path is 108 bytes with its terminating zero (unix(7)). */
 const maxSocketPathBytes = 107;
 const longestSocketName = '/vol-0123456789abcdef.sock';
+
+/** Faults a directory of which the path is too long for the sockets in it. */
+const checkSocketPath = (
+  reader: EnvironmentReader,
+  name: string,
+  { directory, longestName, example }: { directory: string; longestName: string; example: string },
+): void => {
+  const longest = Buffer.byteLength(directory + longestName);
+  if (longest <= maxSocketPathBytes) return;
+  reader.fault(
+    name,
+    `is too long: its socket paths would have ${longest} bytes and unix(7) allows ${maxSocketPathBytes}; choose a shorter directory, such as ${example}`,
+  );
+};
 
 const absolutePath = (reader: EnvironmentReader, name: string, meaning: string): string => {
   const value = reader.find(name);
@@ -59,13 +76,17 @@ export function readConfig(
   const advertisedUrl = reader.find('CAIRN_AGENT_URL');
   reader.checkUrl('CAIRN_AGENT_URL', advertisedUrl, ['http', 'https']);
   const socketDirectory = absolutePath(reader, 'CAIRN_SOCKET_DIR', 'the sockets that guests connect to');
-  const longest = Buffer.byteLength(socketDirectory + longestSocketName);
-  if (longest > maxSocketPathBytes) {
-    reader.fault(
-      'CAIRN_SOCKET_DIR',
-      `is too long: its socket paths would have ${longest} bytes and unix(7) allows ${maxSocketPathBytes}; choose a shorter directory, such as /run/cairn`,
-    );
-  }
+  checkSocketPath(reader, 'CAIRN_SOCKET_DIR', {
+    directory: socketDirectory,
+    longestName: longestSocketName,
+    example: '/run/cairn',
+  });
+  const stateDirectory = absolutePath(reader, 'CAIRN_STATE_DIR', 'what the node remembers across restarts');
+  checkSocketPath(reader, 'CAIRN_STATE_DIR', {
+    directory: stateDirectory,
+    longestName: longestHandoverSocket,
+    example: '/var/lib/cairn',
+  });
   const config: DataPlaneConfig = {
     nodeName: reader.text('CAIRN_NODE_NAME', hostname()),
     host: reader.text('CAIRN_AGENT_HOST', '127.0.0.1'),
@@ -77,7 +98,7 @@ export function readConfig(
     ),
     poolDirectory: absolutePath(reader, 'CAIRN_POOL_DIR', 'the files of volumes'),
     socketDirectory,
-    stateDirectory: absolutePath(reader, 'CAIRN_STATE_DIR', 'what the node remembers across restarts'),
+    stateDirectory,
     lowSpacePercent: reader.integer('CAIRN_LOW_SPACE_PERCENT', 10, { min: 0, max: 99 }),
     overcommitRatio: reader.integer('CAIRN_OVERCOMMIT_RATIO', 10, { min: 1, max: 1000 }),
     cache: reader.oneOf('CAIRN_CACHE', ['writeback', 'direct'], 'writeback'),
@@ -87,6 +108,7 @@ export function readConfig(
     reactors: reader.integer('CAIRN_REACTORS', defaultReactors(), { min: 1, max: MAX_REACTORS }),
     pollMicros: reader.integer('CAIRN_POLL_MICROS', DEFAULT_POLL_MICROS, { min: 0, max: MAX_POLL_MICROS }),
     log: reader.oneOf('CAIRN_LOG', ['text', 'json'], 'text'),
+    handoverWaitMs: reader.integer('CAIRN_HANDOVER_WAIT_MS', 5000, { min: 0, max: 600_000 }),
     ...readHeartbeat(reader),
   };
   reader.throwIfFaulty();

@@ -1,95 +1,106 @@
-import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsoleLogger, Logger } from '@nestjs/common';
-import { NestFactory } from '@nestjs/core';
-import type { NestExpressApplication } from '@nestjs/platform-express';
-import { AgentHeartbeat } from './agent/agent.heartbeat.js';
-import { AppModule } from './app.module.js';
+import { Reactors } from '@cairn/block-export';
+import { armFaultPoints, isId, type VolumeId } from '@cairn/domain';
+import { STEPS } from '@cairn/storage';
 import type { DataPlaneConfig } from './config.js';
-import { MetricsText } from './metrics/metrics.text.js';
-import { NodeReport } from './node/node.report.js';
-import { openNode, type OpenNode } from './node/node.js';
-import { SnapshotData } from './snapshots/snapshot-data.js';
-import { StartRefused } from './start-refused.js';
+import { Control, type ControlOptions } from './control.js';
+import { HandoverOffer } from './handover/handover.offer.js';
+import { Predecessor } from './handover/handover.predecessor.js';
+import { storeFault } from './node/node.js';
 
-/** A data plane that serves. */
-export interface RunningDataPlane {
-  readonly url: string;
-  /** Resolves if the thread that serves guests dies; the process is of no use then. */
-  readonly failed: Promise<Error>;
-  /** Ends verbs, then drains the rings, then lets go of the pool. */
-  stop(): Promise<void>;
-}
+/** How long a stop waits for requests that the disk has not completed. */
+const drainTimeoutMs = 10_000;
 
-/** Starts everything: exports first, the agent API next, heartbeats last. Throws StartRefused. */
-export async function startDataPlane(config: DataPlaneConfig, version: string): Promise<RunningDataPlane> {
-  const logger = new ConsoleLogger({ json: config.log === 'json', colors: false, prefix: 'data-plane' });
-  Logger.overrideLogger(logger);
-  const node = await openNode(config);
-  try {
-    const report = new NodeReport({
-      nodeId: node.nodeId,
-      poolId: node.poolId,
-      nodeName: config.nodeName,
-      version,
-      poolDirectory: config.poolDirectory,
-      pool: node.store,
-      lowSpacePercent: config.lowSpacePercent,
-      registry: node.registry,
-    });
-    const app = await listen(config, node, report);
-    // Nest tells about its own start at a level of its own; from here on we speak.
-    logger.setLogLevels(['log', 'warn', 'error', 'fatal']);
-    const url = urlOf(app, config.host);
-    const heartbeat =
-      config.heartbeat && new AgentHeartbeat(config.heartbeat, config.advertisedUrl ?? url, report);
-    heartbeat?.start();
-    const stop = async (): Promise<void> => {
-      heartbeat?.stop();
-      await app.close();
-      await node.close();
-    };
-    return { url, failed: node.reactor.failed, stop };
-  } catch (error) {
-    await node.close();
-    throw error;
-  }
-}
+/** A data plane that serves, until it is stopped or a successor has taken over. */
+export class DataPlane {
+  /** Resolves when a successor serves everything; the process is of no use then. */
+  readonly handedOver: Promise<void>;
+  private readonly logger = new Logger(DataPlane.name);
+  private readonly offer: HandoverOffer;
+  private isHandedOver = false;
 
-async function listen(
-  config: DataPlaneConfig,
-  node: OpenNode,
-  report: NodeReport,
-): Promise<NestExpressApplication> {
-  const metrics = new MetricsText(node.reactor, node.store);
-  const { agentToken } = config;
-  const app = await NestFactory.create<NestExpressApplication>(
-    AppModule.of({
-      agentToken,
-      registry: node.registry,
-      snapshots: node.snapshots,
-      coalescing: node.coalescing,
-      usage: node.usage,
-      data: new SnapshotData(node.store, config.heartbeat?.joinToken),
-      report,
-      metrics,
-    }),
-    { abortOnError: false, forceCloseConnections: false, logger: ['error', 'warn'] },
-  );
-  app.disable('x-powered-by');
-  try {
-    await app.listen(config.port, config.host);
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new StartRefused(
-      `the agent API cannot listen on ${config.host}:${config.port} (${why})`,
-      'stop what uses the address, or change CAIRN_AGENT_HOST and CAIRN_AGENT_PORT',
-      { cause: error },
+  private constructor(
+    private readonly options: ControlOptions,
+    private control: Control,
+  ) {
+    let noteHandedOver: () => void = () => undefined;
+    this.handedOver = new Promise((resolve) => (noteHandedOver = resolve));
+    const { config, reactors, faultPoints } = options;
+    this.offer = new HandoverOffer(
+      config.stateDirectory,
+      {
+        reactors,
+        quiesce: () => this.quiesce(),
+        takeBack: async (lockFd) => {
+          this.control = await Control.open({ ...options, lockFd });
+        },
+        handedOver: async () => {
+          // What was kept; the successor opens it when this process has ended, however that goes.
+          await reactors.stop({ drainTimeoutMs }).catch((error: unknown) => {
+            this.logger.error(`what was not handed over has not ended well: ${String(error)}`);
+          });
+          this.isHandedOver = true;
+          noteHandedOver();
+        },
+      },
+      faultPoints,
     );
   }
-  return app;
-}
 
-function urlOf(app: NestExpressApplication, host: string): string {
-  const { port } = app.getHttpServer().address() as AddressInfo;
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  /** Starts everything, taking over from a data plane that runs with the same state directory. Throws StartRefused. */
+  static async start(config: DataPlaneConfig, version: string): Promise<DataPlane> {
+    const logger = new ConsoleLogger({ json: config.log === 'json', colors: false, prefix: 'data-plane' });
+    Logger.overrideLogger(logger);
+    const kill = (): void => void process.kill(process.pid, 'SIGKILL');
+    const faultPoints = armFaultPoints(process.env, kill, STEPS.map(storeFault));
+    const reactors = await Reactors.start({ reactors: config.reactors, pollMicros: config.pollMicros });
+    try {
+      const predecessor = await Predecessor.find(config.stateDirectory, faultPoints);
+      const options = { config, version, reactors, faultPoints };
+      const control = await Control.open({ ...options, lockFd: predecessor?.lockFd }, predecessor);
+      const dataPlane = new DataPlane(options, control);
+      await dataPlane.offer.listen();
+      predecessor?.finish();
+      return dataPlane;
+    } catch (error) {
+      // A predecessor may have what these threads know of.
+      await reactors.abandon();
+      throw error;
+    }
+  }
+
+  /** Where the agent API is. */
+  get url(): string {
+    return this.control.url;
+  }
+
+  /** Resolves if a thread that serves guests dies; the process is of no use then. */
+  get failed(): Promise<Error> {
+    return this.options.reactors.failed;
+  }
+
+  /**
+   * Ends verbs, then drains the rings, then lets go of the pool. While a front-end is connected it first serves on, for
+   * as long as the settings say, for a successor to take over; `hurry` ends that.
+   */
+  async stop(hurry: AbortSignal): Promise<void> {
+    const { config, reactors } = this.options;
+    const statuses = await reactors.statuses();
+    if (statuses.some(({ connected }) => connected)) {
+      const waited = sleep(config.handoverWaitMs, undefined, { signal: hurry }).catch(() => undefined);
+      await Promise.race([waited, this.handedOver]);
+    }
+    await this.offer.close();
+    if (this.isHandedOver) return;
+    await this.control.close();
+    // The pool's lock goes with the process, when nothing is in flight any more.
+    await reactors.stop({ drainTimeoutMs });
+  }
+
+  private async quiesce(): Promise<{ lockFd: number; served: VolumeId[] }> {
+    const lockFd = await this.control.close();
+    const statuses = await this.options.reactors.statuses();
+    return { lockFd, served: statuses.flatMap(({ id }) => (isId('vol', id) ? [id] : [])) };
+  }
 }

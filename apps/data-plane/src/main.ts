@@ -3,15 +3,15 @@ import { readFileSync } from 'node:fs';
 import { Logger } from '@nestjs/common';
 import { ConfigurationError, EXIT_CONFIGURATION } from '@cairn/domain';
 import { readConfig } from './config.js';
-import { startDataPlane, type RunningDataPlane } from './data-plane.js';
+import { DataPlane } from './data-plane.js';
 import { StartRefused } from './start-refused.js';
 
 /** sysexits.h EX_SOFTWARE: the supervisor starts the process again. */
 const failedExitCode = 70;
 
-async function start(): Promise<RunningDataPlane> {
+async function start(): Promise<DataPlane> {
   const config = readConfig(process.env, (path) => readFileSync(path, 'utf8'));
-  return startDataPlane(config, process.env['npm_package_version'] ?? '0.1.0');
+  return DataPlane.start(config, process.env['npm_package_version'] ?? '0.1.0');
 }
 
 function exitFor(error: unknown): number {
@@ -39,15 +39,21 @@ try {
     logger.error(`the reactor died: ${error.message}`, error.stack);
     process.exit(failedExitCode);
   });
+  void running.handedOver.then(() => process.exit(0));
+  const hurry = new AbortController();
+  let stopping = false;
   const stop = (signal: NodeJS.Signals): void => {
-    logger.log(`${signal}: draining`);
-    running.stop().then(
+    if (signal === 'SIGINT' || stopping) hurry.abort();
+    if (stopping) return;
+    stopping = true;
+    logger.log(`${signal}: stopping`);
+    running.stop(hurry.signal).then(
       () => process.exit(0),
       (error: unknown) => process.exit(exitFor(error)),
     );
   };
-  process.once('SIGTERM', stop);
-  process.once('SIGINT', stop);
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
   process.stdout.write(`ready ${JSON.stringify({ app: 'data-plane', url: running.url })}\n`);
 } catch (error) {
   process.exit(exitFor(error));

@@ -1,4 +1,4 @@
-import type { RingFds, RingStart, VhostUserBackend } from '@cairn/vhost-user';
+import type { HandedReader, HandedValue, RingFds, RingStart, VhostUserBackend } from '@cairn/vhost-user';
 import { BlkConfigSpace, FEATURE, FeatureSet, SECTOR_BYTES } from '@cairn/virtio';
 import { ZERO_LIMITS } from './zeroing.js';
 import type { DeviceShard } from './device-shard.js';
@@ -183,6 +183,22 @@ export class BlkBackend implements VhostUserBackend {
     this.shard.goOver(this.spec.file);
     this.arena.shared.sizeBytes = sizeBytes;
     this.config.setCapacity(sizeBytes);
+  }
+
+  /** What a successor must know beside what it is told of the front-ends. */
+  state(): HandedValue {
+    const { sizeBytes, failedErrno } = this.arena.shared;
+    return { sizeBytes, failedErrno, writeback: this.config.writeback };
+  }
+
+  /** Is as a predecessor left it. Throws HandedStateError; no ring may be running. */
+  adopt(reader: HandedReader): void {
+    this.resize(reader.integer('sizeBytes'));
+    const errno = reader.integer('failedErrno', { max: 4095 });
+    if (errno !== 0) this.arena.shared.fail(errno);
+    this.config.writeback = reader.flag('writeback');
+    reader.end();
+    this.applyCachePolicy();
   }
 
   // ---- another chain --------------------------------------------------------------------------------------------

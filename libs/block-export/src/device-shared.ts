@@ -42,7 +42,12 @@ export class DeviceShared {
 
   /** Did a flush fail? Then it is unknown what is on the disk, and nothing more is written. */
   get hasFailed(): boolean {
-    return Atomics.load(this.words, FAILED_ERRNO) !== 0;
+    return this.failedErrno !== 0;
+  }
+
+  /** What the first failed flush failed with; 0 = none has. */
+  get failedErrno(): number {
+    return Atomics.load(this.words, FAILED_ERRNO);
   }
 
   /** Notes a failed flush; the first one counts. */
@@ -52,7 +57,7 @@ export class DeviceShared {
 
   /** Why nothing is written any more. */
   get failure(): string | undefined {
-    const errno = Atomics.load(this.words, FAILED_ERRNO);
+    const errno = this.failedErrno;
     if (errno === 0) return undefined;
     return `fdatasync failed with ${errnoName(errno)}; what was written since the last flush may be lost`;
   }

@@ -123,7 +123,7 @@ describe('an export on its loop', () => {
       ...more,
     };
     const arena = ExportArena.make(1);
-    const one = new Export(loop, places, spec, arena.buffer);
+    const one = new Export(loop, places, spec, { arena: arena.buffer });
     arenas.set(one, arena);
     exports.push(one);
     return one;

@@ -1,12 +1,20 @@
 import { closeSync, fstatSync, lstatSync, unlinkSync } from 'node:fs';
 import { check, native } from '@cairn/native';
-import { Session, type VhostUserError } from '@cairn/vhost-user';
+import {
+  FdBag,
+  FdList,
+  type Handed,
+  HandedReader,
+  Session,
+  type SessionEvents,
+  type VhostUserError,
+} from '@cairn/vhost-user';
 import { BlkBackend, type RingPlaces } from './blk-backend.js';
 import { ExportArena } from './export-arena.js';
-import { closeVolumeFile, openChain } from './layer-files.js';
+import { adoptHead, closeVolumeFile, openChain } from './layer-files.js';
 import type { ReactorLoop } from './reactor-loop.js';
 import type { ConnectionStatus, ExportSpec } from './reactor-protocol.js';
-import { RingTurn } from './ring-turn.js';
+import { RingTurn, type TurnMember } from './ring-turn.js';
 import { ServedFiles } from './served-files.js';
 import { openVolumeFile, volumeUnitBytes, type VolumeFile } from './volume-file.js';
 
@@ -20,8 +28,11 @@ const MAX_FRONT_ENDS = 2;
 /** A connected front-end. */
 interface FrontEnd {
   session: Session;
+  member: TurnMember;
   /** Watches the session's socket. */
   source: number | undefined;
+  /** Does nothing any more, until the export resumes? */
+  still: boolean;
 }
 
 /** One served volume: its file, its listening socket, and the front-ends that are connected. */
@@ -36,28 +47,44 @@ export class Export {
   private readonly disconnects = new Map<string, number>();
   private readonly closeWaiters: (() => void)[] = [];
   private ending = false;
+  /** Set while nothing goes on: about to be told, or told, what a successor must know; see `suspend`. */
+  private suspension: { done: (handed: Handed) => void; told: boolean } | undefined;
+  /** Has a successor all that is here? */
+  private handedOver = false;
 
-  /** Opens the file and listens. Throws an Error that says what is wrong; then nothing is left open. */
+  /**
+   * Opens the file and listens; or, with `handed`, takes over what a predecessor had, and stands still until `resume`.
+   * Owns what was handed in any case. Throws an Error that says what is wrong; then nothing is left open.
+   */
   constructor(
     private readonly loop: ReactorLoop,
     places: RingPlaces,
     private readonly spec: ExportSpec,
-    buffer: SharedArrayBuffer,
+    options: { arena: SharedArrayBuffer; handed?: Handed | undefined },
   ) {
-    const file = openFile(spec);
-    try {
-      this.listenFd = spec.socketFd === undefined ? listen(spec.socketPath) : inherited(spec.socketFd);
-    } catch (error) {
-      closeVolumeFile(file);
-      throw error;
-    }
+    const bag = new FdBag(options.handed?.fds ?? []);
+    const reader = options.handed && new HandedReader(options.handed.state, bag, 'export');
     const { id, readOnly, serial, numQueues } = spec;
-    const arena = ExportArena.over(buffer);
-    const shard = { exportId: id, file, readOnly, serial, arena: buffer };
-    this.backend = new BlkBackend(places, { spec: shard, arena, numQueues });
-    this.files = new ServedFiles(file, this.backend, spec);
-    this.turn = new RingTurn(this.backend);
-    this.awaitFrontEnd();
+    let file: VolumeFile | undefined;
+    let listenFd: number | undefined;
+    try {
+      file = openFile(spec, reader);
+      listenFd = openListener(spec, reader);
+      this.listenFd = listenFd;
+      const shard = { exportId: id, file, readOnly, serial, arena: options.arena };
+      const arena = ExportArena.over(options.arena);
+      this.backend = new BlkBackend(places, { spec: shard, arena, numQueues });
+      this.files = new ServedFiles(file, this.backend, spec);
+      this.turn = new RingTurn(this.backend);
+      if (reader) this.adopt(reader);
+      else this.awaitFrontEnd();
+    } catch (error) {
+      if (file) closeVolumeFile(file);
+      if (listenFd !== undefined) closeSync(listenFd);
+      throw error;
+    } finally {
+      bag.closeRest();
+    }
   }
 
   /** Drops every front-end that took memory away that it shared. */
@@ -107,8 +134,83 @@ export class Export {
     if (this.ending) return;
     this.ending = true;
     if (this.acceptSource !== undefined) this.loop.unwatch(this.acceptSource);
-    if (this.frontEnds.size === 0) this.release();
+    if (this.frontEnds.size === 0) this.end();
     else for (const { session } of [...this.frontEnds]) session.close();
+  }
+
+  /**
+   * Stops taking requests and front-ends, lets what is in flight complete, and calls `done` with what a successor needs to
+   * go on; the descriptors stay ours. The front-ends notice nothing. Not called when `resume` or `close` comes first.
+   */
+  suspend(done: (handed: Handed) => void): void {
+    if (this.ending) throw new Error(`export ${this.spec.id} is on its way out`);
+    this.suspension = { done, told: false };
+    if (this.acceptSource !== undefined) this.loop.unwatch(this.acceptSource);
+    this.acceptSource = undefined;
+    for (const frontEnd of this.frontEnds) {
+      frontEnd.session.suspend(() => {
+        frontEnd.still = true;
+        this.tellIfStill();
+      });
+    }
+    this.tellIfStill();
+  }
+
+  /** Goes on after `suspend`, or with what a predecessor handed over. */
+  resume(): void {
+    if (this.ending) return;
+    this.suspension = undefined;
+    for (const frontEnd of this.frontEnds) {
+      frontEnd.still = false;
+      frontEnd.session.resume();
+      this.hear(frontEnd);
+    }
+    if (this.frontEnds.size < MAX_FRONT_ENDS) this.awaitFrontEnd();
+  }
+
+  /** Lets go of everything after `suspend`, as a successor has it: no file is flushed, no socket removed. */
+  release(done: () => void): void {
+    this.handedOver = true;
+    this.close(done);
+  }
+
+  private tellIfStill(): void {
+    const { suspension } = this;
+    if (!suspension || suspension.told || this.ending || [...this.frontEnds].some(({ still }) => !still))
+      return;
+    suspension.told = true;
+    suspension.done(this.handed());
+  }
+
+  private handed(): Handed {
+    const list = new FdList();
+    const head = this.files.current.fd;
+    // Who has the turn comes first, so that it has it again.
+    const ordered = [...this.frontEnds].toSorted(
+      (one, other) => Number(this.turn.isHolder(other.member)) - Number(this.turn.isHolder(one.member)),
+    );
+    const state = {
+      ...(head >= 0 && { head: { fd: list.add(head), cache: this.spec.cache } }),
+      listener: list.add(this.listenFd),
+      device: this.backend.state(),
+      frontEnds: ordered.map(({ session }) => session.state(list)),
+    };
+    return { state, fds: list.fds };
+  }
+
+  private adopt(reader: HandedReader): void {
+    this.suspension = { done: () => undefined, told: true };
+    try {
+      for (const one of reader.list('frontEnds', MAX_FRONT_ENDS))
+        this.join((member, events) => Session.adopt(one, member, events));
+      // After them: the first one finds the device as it was made.
+      this.backend.adopt(reader.object('device'));
+      reader.end();
+    } catch (error) {
+      this.ending = true;
+      for (const { session } of [...this.frontEnds]) session.close();
+      throw error;
+    }
   }
 
   private awaitFrontEnd(): void {
@@ -128,23 +230,26 @@ export class Export {
   }
 
   private welcome(fd: number): void {
-    const member = this.turn.join();
-    const session = new Session(
-      fd,
-      member,
-      (reason) => {
-        this.turn.leave(member);
-        this.disconnected(frontEnd, reason);
-      },
-      () => this.hear(frontEnd),
-    );
-    const frontEnd: FrontEnd = { session, source: undefined };
-    this.frontEnds.add(frontEnd);
+    const frontEnd = this.join((member, events) => Session.begin(fd, member, events));
     if (this.frontEnds.size === MAX_FRONT_ENDS) {
       this.loop.unwatch(this.acceptSource!);
       this.acceptSource = undefined;
     }
     this.hear(frontEnd);
+  }
+
+  private join(begin: (member: TurnMember, events: SessionEvents) => Session): FrontEnd {
+    const member = this.turn.join();
+    const events = {
+      onClosed: (reason: VhostUserError | undefined): void => {
+        this.turn.leave(member);
+        this.disconnected(frontEnd, reason);
+      },
+      onMore: () => this.hear(frontEnd),
+    };
+    const frontEnd: FrontEnd = { session: begin(member, events), member, source: undefined, still: false };
+    this.frontEnds.add(frontEnd);
+    return frontEnd;
   }
 
   /** Has the session told of what its socket has to say now (watching anew finds what is there) and later. */
@@ -157,8 +262,9 @@ export class Export {
     if (frontEnd.source !== undefined) this.loop.unwatch(frontEnd.source);
     this.frontEnds.delete(frontEnd);
     if (reason) this.noteDisconnect(reason.fault, reason.message);
-    if (!this.ending && this.acceptSource === undefined) this.awaitFrontEnd();
-    if (this.ending && this.frontEnds.size === 0) this.release();
+    if (this.suspension) this.tellIfStill();
+    else if (!this.ending && this.acceptSource === undefined) this.awaitFrontEnd();
+    if (this.closeWaiters.length > 0 && this.frontEnds.size === 0) this.end();
   }
 
   private noteDisconnect(name: string, message = name): void {
@@ -166,27 +272,47 @@ export class Export {
     this.disconnects.set(name, (this.disconnects.get(name) ?? 0) + 1);
   }
 
-  private release(): void {
+  private end(): void {
     const end = (): void =>
       this.backend.close(() => {
         this.files.close();
         closeSync(this.listenFd);
-        if (this.spec.socketFd === undefined && this.spec.socketPath !== undefined)
+        if (!this.handedOver && this.spec.socketFd === undefined && this.spec.socketPath !== undefined)
           removeSocket(this.spec.socketPath);
         for (const done of this.closeWaiters.splice(0)) done();
       });
-    if (this.spec.readOnly) end();
+    if (this.spec.readOnly || this.handedOver) end();
     else this.backend.flush(end);
   }
 }
 
-const nullFile = (sizeBytes: number): VolumeFile => ({ fd: -1, sizeBytes, memoryMask: 0, offsetMask: 0 });
-
-/** The chain, the one file, or none at all. */
-const openFile = (spec: ExportSpec): VolumeFile => {
+/** The chain, the one file, or none at all; with the predecessor's head, if that was opened in the same way. */
+const openFile = (spec: ExportSpec, reader: HandedReader | undefined): VolumeFile => {
   if (spec.nullBytes !== undefined) return nullFile(spec.nullBytes);
-  return spec.chain ? openChain(spec.chain, spec) : openVolumeFile(spec.filePath, spec);
+  const file = spec.chain ? openChain(spec.chain, spec) : openVolumeFile(spec.filePath, spec);
+  if (!reader) return file;
+  try {
+    const head = reader.object('head');
+    if (head.text('cache') !== spec.cache) return file;
+    return adoptHead(file, head.fd('fd'));
+  } catch (error) {
+    closeVolumeFile(file);
+    throw error;
+  }
 };
+
+const openListener = (spec: ExportSpec, reader: HandedReader | undefined): number => {
+  if (!reader) return spec.socketFd === undefined ? listen(spec.socketPath) : inherited(spec.socketFd);
+  const fd = reader.fd('listener');
+  try {
+    return inherited(fd);
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+};
+
+const nullFile = (sizeBytes: number): VolumeFile => ({ fd: -1, sizeBytes, memoryMask: 0, offsetMask: 0 });
 
 /** Listens on a socket file of mode 0600; one that a dead process left behind is replaced, anything else is not. */
 const listen = (path: string | undefined): number => {

@@ -83,7 +83,9 @@ describe('volumes that are busy on one reactor', () => {
     } as const;
     const arena = ExportArena.make(1);
     exports.push(
-      new Export(loop, places(), file === 'null' ? { ...spec, nullBytes: SIZE } : spec, arena.buffer),
+      new Export(loop, places(), file === 'null' ? { ...spec, nullBytes: SIZE } : spec, {
+        arena: arena.buffer,
+      }),
     );
     const memory = [{ gpa: 0, sizeBytes: 4 * MIB }];
     const options = { numQueues, queueSize: 1024, notify: 'poll', memory } as const;

@@ -1,3 +1,5 @@
+export type { Handed, HandedValue } from '@cairn/vhost-user';
+export { FdSocket } from './fd-socket.js';
 export {
   DEFAULT_POLL_MICROS,
   defaultReactors,

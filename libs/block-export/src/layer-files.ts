@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { BLOCK_BYTES, type ChainLayer, type LayerFile, type VolumeChain } from '@cairn/storage';
 import { type CacheMode, openImage, type VolumeFile } from './volume-file.js';
 
@@ -48,6 +48,23 @@ export const openChain = (chain: VolumeChain, options: ChainOptions, before?: Vo
     for (const layer of opened) closeLayer(layer);
     throw error;
   }
+};
+
+/**
+ * Puts a predecessor's open head in the place of the one that was opened: with it goes what the kernel has still to tell
+ * of writes that failed. Owns `fd` from now on. Throws an Error when it is another file.
+ */
+export const adoptHead = (file: VolumeFile, fd: number): VolumeFile => {
+  const [one, other] = [fstatSync(fd), fstatSync(file.fd)];
+  if (one.dev !== other.dev || one.ino !== other.ino) {
+    closeSync(fd);
+    throw new Error('the file that was handed over is not the head of the volume');
+  }
+  closeSync(file.fd);
+  const head = file.layers?.at(-1);
+  if (!head) return { ...file, fd };
+  const adopted = { ...head, ioFd: fd, fd: head.fd === head.ioFd ? fd : head.fd };
+  return { ...file, fd, layers: [...file.layers!.slice(0, -1), adopted] };
 };
 
 export const hasParents = ({ layers }: Pick<VolumeFile, 'layers'>): boolean =>

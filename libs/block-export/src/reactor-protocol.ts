@@ -1,5 +1,6 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { VolumeChain } from '@cairn/storage';
+import type { Handed } from '@cairn/vhost-user';
 import type { RateBalance } from './rate-limiter.js';
 import type { RateLimits } from './rate-limits.js';
 import type { MetricsTotal } from './shard-metrics.js';
@@ -68,7 +69,10 @@ export interface ExportStatus {
 
 /** What the main thread asks of an export's home reactor. */
 export type ReactorCommand =
-  | { kind: 'add'; spec: ExportSpec; arena: SharedArrayBuffer }
+  | { kind: 'add'; spec: ExportSpec; arena: SharedArrayBuffer; handed?: Handed | undefined }
+  | { kind: 'suspend'; id: string }
+  | { kind: 'resume'; id: string }
+  | { kind: 'release'; id: string }
   | { kind: 'remove'; id: string }
   | { kind: 'resize'; id: string; sizeBytes: number }
   | { kind: 'prepare-chain'; id: string; chain: VolumeChain }
@@ -93,6 +97,7 @@ export interface AnswerMessage {
   stood?: StandStill;
   /** The thread as the kernel calls it, when it has started. */
   threadId?: number;
+  handed?: Handed;
 }
 
 /** What a reactor thread is started with. */

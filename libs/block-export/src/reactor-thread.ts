@@ -31,8 +31,15 @@ type Answer = (more?: Partial<AnswerMessage>) => void;
 const obey = (command: ReactorCommand, answer: Answer): void => {
   switch (command.kind) {
     case 'add':
-      exports.set(command.spec.id, new Export(loop, places, command.spec, command.arena));
+      exports.set(command.spec.id, new Export(loop, places, command.spec, command));
       return answer();
+    case 'suspend':
+      return exportOf(command.id).suspend((handed) => answer({ handed }));
+    case 'resume':
+      exports.get(command.id)?.resume();
+      return answer();
+    case 'release':
+      return end(command.id, (one, done) => one.release(done), answer);
     case 'remove':
       return remove(command.id, answer);
     case 'resize': {
@@ -78,10 +85,12 @@ const exportOf = (id: string): Export => {
 const reasonOf = (error: string | undefined): Partial<AnswerMessage> =>
   error === undefined ? {} : { error };
 
-const remove = (id: string, answer: () => void): void => {
+const remove = (id: string, answer: () => void): void => end(id, (one, done) => one.close(done), answer);
+
+const end = (id: string, how: (one: Export, done: () => void) => void, answer: () => void): void => {
   const found = exports.get(id);
   if (!found) return answer();
-  return found.close(() => {
+  return how(found, () => {
     exports.delete(id);
     answer();
   });

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { check, EFD_NONBLOCK, native } from '@cairn/native';
 import type { HeadSwitch, VolumeChain } from '@cairn/storage';
+import type { Handed } from '@cairn/vhost-user';
 import { ChainChanges } from './chain-changes.js';
 import { ExportArena } from './export-arena.js';
 import { byName } from './failure-names.js';
@@ -107,8 +108,13 @@ export class Reactors {
     return reactors;
   }
 
-  /** Serves a volume file; resolves when it listens. The same id again changes nothing. */
-  async addExport(spec: ExportSpec): Promise<void> {
+  /**
+   * Serves a volume file; resolves when it listens. The same id again changes nothing.
+   *
+   * With `handed`, what a predecessor's `suspendExport` told, it goes on with that one's front-ends, once `resumeExport` is
+   * called. The descriptors in it are this one's from now on, also when it rejects.
+   */
+  async addExport(spec: ExportSpec, handed?: Handed): Promise<void> {
     // One that is on its way out serves nobody: the new one takes its place when it is gone.
     await this.removing.get(spec.id);
     this.throwIfDead();
@@ -119,7 +125,7 @@ export class Reactors {
     arena.limiter.configure(spec.limits ?? NO_LIMITS, native.clockMicros());
     this.exports.set(spec.id, { home, arena, limits: spec.limits });
     this.keepTime();
-    const added = home.ask({ kind: 'add', spec, arena: arena.buffer }).then(
+    const added = home.ask({ kind: 'add', spec, arena: arena.buffer, handed }).then(
       () => undefined,
       (error: unknown) => {
         this.forget(spec.id);
@@ -151,6 +157,36 @@ export class Reactors {
     this.removing.set(id, removed);
     await withDeadline(removed, options.drainTimeoutMs, `draining export ${id}`);
     return placed.arena.shared.failure;
+  }
+
+  /**
+   * Brings an export to a stand and tells what a successor needs to go on with it; its front-ends wait, and notice nothing
+   * else. The descriptors in it stay this process's. `resumeExport` or `releaseExport` must follow.
+   *
+   * Rejects after `drainTimeoutMs` with requests still in flight; then the export goes on.
+   */
+  suspendExport(id: string, options: { drainTimeoutMs?: number } = {}): Promise<Handed> {
+    return this.changes.inTurn([id], async () => {
+      const suspended = this.homeOf(id).ask({ kind: 'suspend', id });
+      try {
+        const { handed } = await withDeadline(suspended, options.drainTimeoutMs, `draining export ${id}`);
+        return handed!;
+      } catch (error) {
+        await this.resumeExport(id);
+        throw error;
+      }
+    });
+  }
+
+  /** Lets an export go on. */
+  async resumeExport(id: string): Promise<void> {
+    await this.homeOf(id).ask({ kind: 'resume', id });
+  }
+
+  /** Forgets a suspended export, which a successor has; front-ends and socket file are left alone. */
+  async releaseExport(id: string): Promise<void> {
+    await this.homeOf(id).ask({ kind: 'release', id });
+    this.forget(id);
   }
 
   /** Announces a greater size to the guest; the file, or the head of the chain, must have it already. */
@@ -240,13 +276,20 @@ export class Reactors {
     if (failures.length > 0) throw new Error(failures.join('; '));
   }
 
-  /** Ends the threads as they are. What is in flight is lost, as when the process is killed. */
-  private async abandon(): Promise<void> {
+  /** Ends the threads as they are; no more is tidied up than when the process is killed. */
+  async abandon(): Promise<void> {
     const stopped = this.handles.map((handle) => handle.ask({ kind: 'stop' }));
     await Promise.allSettled(stopped); // a dead one has stopped, too
     await Promise.all(this.handles.map((handle) => handle.ended));
     this.stopTime();
     for (const fd of this.wakeFds) closeSync(fd);
+  }
+
+  private homeOf(id: string): ReactorHandle {
+    this.throwIfDead();
+    const placed = this.exports.get(id);
+    if (!placed) throw new Error(`there is no export ${id}`);
+    return placed.home;
   }
 
   /** A dead thread may hold a volume's rings although its home lives. */

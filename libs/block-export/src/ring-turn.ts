@@ -40,6 +40,10 @@ export class RingTurn {
     return `${rings} ${rings === 1 ? 'ring waits' : 'rings wait'} until the other front-end has stopped its own`;
   }
 
+  isHolder(member: TurnMember): boolean {
+    return this.holder === member;
+  }
+
   /** Is it this front-end's turn, or may it be? */
   mayDrive(member: TurnMember): boolean {
     return this.holder === undefined || this.holder === member;

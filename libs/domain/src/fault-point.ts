@@ -11,6 +11,15 @@ export const faultPointNames = [
   'worker.after-complete',
   'data-plane.after-remember',
   'data-plane.before-answer',
+  'predecessor.after-welcome',
+  'predecessor.after-suspend',
+  'predecessor.after-state',
+  'predecessor.after-yours',
+  'successor.after-welcome',
+  'successor.after-adopt',
+  'successor.after-ready',
+  'successor.after-resume',
+  'successor.before-done',
 ] as const;
 /** Those of a process whose libraries name more of them come under their own prefix. */
 export type FaultPointName = (typeof faultPointNames)[number] | `store.${string}`;

@@ -88,7 +88,7 @@ async function visitPool<T>(
       remedy: 'Name the directory that has pool.json',
     });
   }
-  const unlock = lockPool(paths.lock);
+  const lock = lockPool(paths.lock);
   try {
     const { poolId } = identity;
     const pool = new Pool({ paths, poolId, disk, overcommitRatio: 1, zeroMapOffsetBytes: 0 });
@@ -97,7 +97,7 @@ async function visitPool<T>(
   } catch (error) {
     throw storageErrorOf(op, paths.directory, error);
   } finally {
-    unlock();
+    lock.release();
   }
 }
 

@@ -9,7 +9,7 @@ import { type Disk, systemDisk } from './disk.js';
 import { BLOCK_BYTES } from './layer-format.js';
 import { Pool } from './pool.js';
 import { openPoolFile } from './pool-file.js';
-import { lockPool } from './pool-lock.js';
+import { adoptPoolLock, lockPool, type PoolLock } from './pool-lock.js';
 import { PoolPaths } from './pool-paths.js';
 import { type PoolAbilities, probePool } from './pool-probe.js';
 import { VOLUME_ID, type VolumeManifest } from './records.js';
@@ -38,6 +38,8 @@ export interface VolumeStoreOptions {
   disk?: Disk;
   /** Called at each step of each verb. */
   onStep?: OnStep;
+  /** The pool's lock, where somebody has taken it before; it stays the caller's. */
+  lockFd?: number | undefined;
 }
 
 /** Bytes of a pool: of its file system in all, free there, and promised to volumes. */
@@ -59,7 +61,7 @@ export class VolumeStore {
     private readonly pool: Pool,
     /** What the pool's file system can do, as it was found when the pool was opened. */
     readonly abilities: PoolAbilities,
-    private readonly unlock: () => void,
+    private readonly lock: PoolLock,
   ) {
     this.snapshots = new Snapshots(pool);
     this.clones = new Clones(pool, this.snapshots);
@@ -83,7 +85,8 @@ export class VolumeStore {
     } catch (error) {
       throw storageErrorOf('open pool', directory, error);
     }
-    const unlock = lockPool(paths.lock);
+    const { lockFd } = options;
+    const lock = lockFd === undefined ? lockPool(paths.lock) : adoptPoolLock(paths.lock, lockFd);
     try {
       const disk = options.disk ?? systemDisk;
       await removeScratch({ disk, paths });
@@ -98,9 +101,9 @@ export class VolumeStore {
       });
       await loadPool(pool);
       await recoverPool(pool);
-      return new VolumeStore(pool, abilities, unlock);
+      return new VolumeStore(pool, abilities, lock);
     } catch (error) {
-      unlock();
+      lock.release();
       throw storageErrorOf('open pool', directory, error);
     }
   }
@@ -251,9 +254,15 @@ export class VolumeStore {
   /** Waits for verbs that run, then gives the lock back. No verb that changes anything may follow. */
   async close(): Promise<void> {
     if (this.pool.closed) return;
+    await this.closeKeepingLock();
+    this.lock.release();
+  }
+
+  /** Closes, but keeps the lock: its descriptor, for `lockFd`, is the caller's from now on. */
+  async closeKeepingLock(): Promise<number> {
     this.pool.closed = true;
     await this.pool.turns.settled();
-    this.unlock();
+    return this.lock.fd;
   }
 
   private async make(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {

@@ -1,5 +1,6 @@
 import { closeSync } from 'node:fs';
 import { native } from '@cairn/native';
+import { HandedStateError, type FdList, type HandedReader, type HandedValue } from './handed-state.js';
 import { HEADER_BYTES, HEADER_FLAG, Message, encode } from './messages.js';
 import { messageTable, type MessageRule, type RequestCode } from './message-table.js';
 import { VhostUserError } from './vhost-user-error.js';
@@ -50,6 +51,36 @@ export class Connection {
     const bytes = encode(code, HEADER_FLAG.REPLY, payload);
     const sent = native.send(this.fd, bytes, 0, bytes.length, Int32Array.from(fds), fds.length);
     if (sent !== bytes.length) throw new VhostUserError('reply-not-taken', { code, sent });
+  }
+
+  /** The socket, and the beginning of a message that has not come whole yet, for a successor. */
+  state(list: FdList): Record<string, HandedValue> {
+    return {
+      fd: list.add(this.fd),
+      received: Buffer.from(this.buffer.subarray(0, this.filled)).toString('base64'),
+      receivedFds: this.fds.map((fd) => ({ fd: list.add(fd) })),
+    };
+  }
+
+  /** The connection of a predecessor. Throws HandedStateError or VhostUserError. */
+  static adopt(reader: HandedReader): Connection {
+    const connection = new Connection(reader.fd('fd'));
+    try {
+      const received = Buffer.from(reader.text('received', 2 * connection.buffer.length), 'base64');
+      if (received.length > connection.buffer.length) throw new HandedStateError('a message is too long');
+      for (const one of reader.list('receivedFds', MAX_MESSAGE_FDS)) {
+        connection.fds.push(one.fd('fd'));
+        one.end();
+      }
+      connection.buffer.set(received);
+      connection.filled = received.length;
+      if (connection.filled > connection.wantedBytes()) throw new HandedStateError('a message is too long');
+      reader.end();
+      return connection;
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
   }
 
   close(): void {

@@ -1,4 +1,5 @@
 import { closeSync } from 'node:fs';
+import type { FdList, HandedReader, HandedValue } from './handed-state.js';
 import { MappedMemory, type MemoryRegion } from './memory-table.js';
 import { MAX_MEMORY_SLOTS, type RegionMessage } from './messages.js';
 import { VhostUserError } from './vhost-user-error.js';
@@ -76,5 +77,33 @@ export class FrontEndMemory {
 
   close(): void {
     this.commit({ regions: [], mapped: undefined });
+  }
+
+  /** The regions, for a successor. */
+  state(list: FdList): HandedValue[] {
+    return this.regions.map(({ message, fd }) => ({ ...message, fd: list.add(fd) }));
+  }
+
+  /** Maps the regions of a predecessor. Throws HandedStateError or VhostUserError. */
+  adopt(readers: readonly HandedReader[]): void {
+    const fds: number[] = [];
+    let messages: RegionMessage[];
+    try {
+      messages = readers.map((reader) => {
+        fds.push(reader.fd('fd'));
+        const message = {
+          gpa: reader.integer('gpa'),
+          sizeBytes: reader.integer('sizeBytes'),
+          userAddress: reader.integer('userAddress'),
+          mmapOffsetBytes: reader.integer('mmapOffsetBytes'),
+        };
+        reader.end();
+        return message;
+      });
+    } catch (error) {
+      fds.forEach((fd) => closeSync(fd));
+      throw error;
+    }
+    if (messages.length > 0) this.commit(this.replace(messages, fds));
   }
 }

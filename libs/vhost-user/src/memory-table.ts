@@ -160,11 +160,13 @@ export class MappedMemory {
   }
 }
 
-/** A shared file of the front-end's (in-flight area, dirty log), mapped whole. Guarded like guest memory. */
+/** A shared file (in-flight area, dirty log), mapped whole. Guarded like guest memory. Keeps its descriptor. */
 export class SharedArea {
   private readonly faults = new Int32Array(native.guardFaults());
 
   private constructor(
+    readonly fd: number,
+    readonly offsetBytes: number,
     readonly address: number,
     readonly sizeBytes: number,
     private readonly mapAddress: number,
@@ -172,7 +174,10 @@ export class SharedArea {
     private readonly guard: number,
   ) {}
 
-  /** Maps `sizeBytes` from `offsetBytes` and closes `fd`. Throws VhostUserError when the file does not hold them. */
+  /**
+   * Maps `sizeBytes` from `offsetBytes`; owns `fd` from now on, also when it throws. Throws VhostUserError when the file
+   * does not hold them.
+   */
   static map(fd: number, offsetBytes: number, sizeBytes: number): SharedArea {
     try {
       const file = fstatSync(fd);
@@ -189,9 +194,11 @@ export class SharedArea {
         native.unmap(mapAddress, mapBytes);
         throw new VhostUserError('memory-map-failed', { errno: -guard });
       }
-      return new SharedArea(mapAddress + (offsetBytes - start), sizeBytes, mapAddress, mapBytes, guard);
-    } finally {
+      const address = mapAddress + (offsetBytes - start);
+      return new SharedArea(fd, offsetBytes, address, sizeBytes, mapAddress, mapBytes, guard);
+    } catch (error) {
       closeSync(fd);
+      throw error;
     }
   }
 
@@ -204,6 +211,7 @@ export class SharedArea {
   unmap(): void {
     check('unmap', native.unmap(this.mapAddress, this.mapBytes));
     native.guardRemove(this.guard);
+    closeSync(this.fd);
   }
 }
 

@@ -1,11 +1,12 @@
 import { native } from '@cairn/native';
 import { FEATURE, FeatureSet, type RingAddresses, virtqueueBytes } from '@cairn/virtio';
 import type { FrontEndMemory } from './front-end-memory.js';
+import { type FdList, type HandedReader, HandedStateError, type HandedValue } from './handed-state.js';
 import type { Message } from './messages.js';
 import type { SharedAreas } from './shared-areas.js';
 import type { VhostUserBackend } from './vhost-user-backend.js';
 import { VhostUserError } from './vhost-user-error.js';
-import { Vring } from './vring.js';
+import { checkRingSize, Vring } from './vring.js';
 
 /** Stops of rings: `resumes` says that they go on after a change that their front-end asked for. */
 type StopOptions = { resumes: boolean };
@@ -48,10 +49,7 @@ export class RingSet {
 
   setSize(index: number, size: number): void {
     const vring = this.stopped(index);
-    // virtio 1.2 §2.7 and §2.8: at most 32768; a power of two unless the ring is packed.
-    if (size < 1 || size > 32768 || (!this.layout.packed && (size & (size - 1)) !== 0)) {
-      throw new VhostUserError('vring-size-invalid', { size });
-    }
+    checkRingSize(size, this.layout);
     vring.size = size;
   }
 
@@ -156,5 +154,18 @@ export class RingSet {
 
   closeFds(): void {
     for (const vring of this.all) vring.closeFds();
+  }
+
+  /** What a successor needs to run the rings on; none may be running. */
+  state(list: FdList): HandedValue[] {
+    return this.all.map((vring) => vring.state(list));
+  }
+
+  /** Takes what a predecessor says of its rings. Throws HandedStateError or VhostUserError. */
+  adopt(readers: readonly HandedReader[]): void {
+    if (readers.length !== this.all.length) {
+      throw new HandedStateError(`it has ${readers.length} rings, the device ${this.all.length}`);
+    }
+    readers.forEach((reader, index) => this.get(index).adopt(reader, this.layout));
   }
 }

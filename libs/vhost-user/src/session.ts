@@ -3,6 +3,8 @@ import { check, native } from '@cairn/native';
 import { FEATURE, FeatureSet } from '@cairn/virtio';
 import { Connection } from './connection.js';
 import { FrontEndMemory, type NextMemory } from './front-end-memory.js';
+import { adoptParts, type SessionParts, stateOfParts } from './handed-session.js';
+import type { FdList, HandedReader, HandedValue } from './handed-state.js';
 import { SharedArea } from './memory-table.js';
 import { BACKEND_CONFIG_CHANGE, REQUEST, type MessageRule, type RequestCode } from './message-table.js';
 import {
@@ -41,9 +43,16 @@ type Keep = (fd: number) => number;
 /** Messages handled in one go, so that a front-end that never stops talking does not hold the thread. */
 const MESSAGES_AT_ONCE = 32;
 
+/** What a session tells whoever has it. */
+export interface SessionEvents {
+  /** Called once, when everything of this front-end is released. */
+  onClosed: (reason: VhostUserError | undefined) => void;
+  /** `onReadable` left messages in the socket and is to be called again, after others had their turn. */
+  onMore: () => void;
+}
+
 /** Serves one front-end's connection; `onReadable` is called when its socket has something to say. */
 export class Session {
-  private readonly connection: Connection;
   private readonly memory = new FrontEndMemory();
   private readonly areas: SharedAreas;
   private readonly rings: RingSet;
@@ -53,20 +62,21 @@ export class Session {
   private logFd: number | undefined;
   private waiting = false;
   private closing = false;
+  /** Set while a successor may take over: nothing is heard, no ring is started. */
+  private suspension: { done: () => void } | undefined;
 
-  /**
-   * Owns `fd` from now on. `onClosed` is called once, when everything of this front-end is released; `onMore` when
-   * `onReadable` left messages in the socket and is to be called again, after others had their turn.
-   */
-  constructor(
-    fd: number,
+  private constructor(
+    private readonly connection: Connection,
     private readonly backend: VhostUserBackend,
-    private readonly onClosed: (reason: VhostUserError | undefined) => void,
-    private readonly onMore: () => void,
+    private readonly events: SessionEvents,
   ) {
-    this.connection = new Connection(fd);
     this.areas = new SharedAreas(backend.queueCount);
     this.rings = new RingSet(backend, this.memory, this.areas);
+  }
+
+  /** A front-end that has just connected; owns the socket from now on. */
+  static begin(fd: number, backend: VhostUserBackend, events: SessionEvents): Session {
+    return new Session(new Connection(fd), backend, events);
   }
 
   get fd(): number {
@@ -81,8 +91,8 @@ export class Session {
   /** Handles the messages that are there. Never throws: a front-end that breaks the protocol is disconnected. */
   onReadable(): void {
     try {
-      for (let handled = 0; !this.waiting && !this.closing; handled += 1) {
-        if (handled === MESSAGES_AT_ONCE) return this.onMore();
+      for (let handled = 0; !this.waiting && !this.closing && !this.suspension; handled += 1) {
+        if (handled === MESSAGES_AT_ONCE) return this.events.onMore();
         const next = this.connection.next();
         if (next === undefined) return;
         if (next === 'closed') {
@@ -106,7 +116,7 @@ export class Session {
       this.rings.closeFds();
       for (const fd of [this.backendFd, this.logFd]) if (fd !== undefined) closeSync(fd);
       this.connection.close();
-      this.onClosed(reason);
+      this.events.onClosed(reason);
     });
   }
 
@@ -115,6 +125,89 @@ export class Session {
     if (this.backendFd === undefined || this.closing) return false;
     const bytes = encode(BACKEND_CONFIG_CHANGE, 0, new Uint8Array(0));
     return native.send(this.backendFd, bytes, 0, bytes.length, NO_FDS, 0) === bytes.length;
+  }
+
+  /**
+   * Calls `done` when nothing of this front-end is going on any more: its message is answered, its rings have stopped.
+   * From then on `state` tells all, until `resume`. Not called when the session closes first, or `resume` comes first.
+   */
+  suspend(done: () => void): void {
+    this.suspension = { done };
+    if (!this.waiting && !this.closing) this.standStill();
+  }
+
+  /** Goes on after `suspend`, as far as that had come, or after `adopt`; what is in the socket is for `onReadable`. */
+  resume(): void {
+    this.suspension = undefined;
+    this.goOn();
+  }
+
+  /** Everything that a successor needs to go on with this front-end, once `suspend` is done; the descriptors stay ours. */
+  state(list: FdList): HandedValue {
+    const { protocolFeatures, status, backendFd, logFd } = this;
+    return {
+      connection: this.connection.state(list),
+      ...stateOfParts(this.parts, { protocolFeatures, status, backendFd, logFd }, list),
+    };
+  }
+
+  /**
+   * Takes over a predecessor's front-end; it stands still until `resume`. `events` are those of the constructor.
+   *
+   * Throws HandedStateError or VhostUserError when the state is not one that this version can go on from; then nothing
+   * of it is left but what is in the bag.
+   */
+  static adopt(reader: HandedReader, backend: VhostUserBackend, events: SessionEvents): Session {
+    const connection = Connection.adopt(reader.object('connection'));
+    let adopted = false;
+    const onClosed = (reason: VhostUserError | undefined): void => {
+      if (adopted) events.onClosed(reason);
+    };
+    const session = new Session(connection, backend, { ...events, onClosed });
+    session.suspension = { done: () => undefined };
+    try {
+      session.restore(reader);
+    } catch (error) {
+      session.close();
+      throw error;
+    }
+    adopted = true;
+    return session;
+  }
+
+  private get parts(): SessionParts {
+    return { memory: this.memory, areas: this.areas, rings: this.rings };
+  }
+
+  private restore(reader: HandedReader): void {
+    this.backendFd = reader.optional('backendFd', (name) => reader.fd(name));
+    this.logFd = reader.optional('logFd', (name) => reader.fd(name));
+    const { protocolFeatures, status } = adoptParts(reader, this.parts, this.backend.offeredFeatures);
+    if ((protocolFeatures & ~PROTOCOL_FEATURES) !== 0) {
+      throw new VhostUserError('protocol-features-not-offered', { low: protocolFeatures });
+    }
+    this.protocolFeatures = protocolFeatures;
+    this.status = status;
+    this.backend.setFeatures(this.rings.features);
+  }
+
+  private standStill(): void {
+    const { suspension } = this;
+    const stopped = (): void => {
+      if (this.closing) return;
+      if (this.suspension === suspension) suspension?.done();
+      else if (!this.suspension) this.goOn();
+    };
+    this.rings.stopAll(stopped, { resumes: true });
+  }
+
+  private goOn(): void {
+    if (this.closing) return;
+    try {
+      this.rings.startAll();
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   private fail(error: unknown): void {
@@ -455,7 +548,7 @@ export class Session {
       } catch (error) {
         return this.fail(error);
       }
-      return this.onReadable();
+      return this.suspension ? this.standStill() : this.onReadable();
     });
     atOnce = false;
   }

@@ -1,5 +1,7 @@
+import { closeSync } from 'node:fs';
 import { native } from '@cairn/native';
 import { inflightBytes } from '@cairn/virtio';
+import type { FdList, HandedReader, HandedValue } from './handed-state.js';
 import { SharedArea } from './memory-table.js';
 import type { InflightMessage } from './messages.js';
 import type { AreaSlice, RingStart } from './vhost-user-backend.js';
@@ -74,8 +76,7 @@ export class SharedAreas {
       throw error;
     }
     this.inflight?.area.unmap();
-    const keptAddress =
-      sizeBytes >= needed + KEPT_BYTES ? area.address + area.sizeBytes - KEPT_BYTES : undefined;
+    const keptAddress = sizeBytes >= needed + KEPT_BYTES ? keptAddressIn(area) : undefined;
     this.inflight = { area, entries: queueSize, keptAddress };
   }
 
@@ -115,6 +116,38 @@ export class SharedAreas {
     this.inflight?.area.unmap();
     this.inflight = undefined;
   }
+
+  /** What a successor needs to have the same areas. */
+  state(list: FdList): Record<string, HandedValue> {
+    const of = ({ offsetBytes, sizeBytes, fd }: SharedArea): Record<string, HandedValue> => ({
+      offsetBytes,
+      sizeBytes,
+      fd: list.add(fd),
+    });
+    return {
+      ...(this.log && { log: of(this.log) }),
+      ...(this.inflight && {
+        inflight: {
+          ...of(this.inflight.area),
+          entries: this.inflight.entries,
+          keepsDriver: this.inflight.keptAddress !== undefined,
+        },
+      }),
+    };
+  }
+
+  /** Maps the areas of a predecessor. Throws HandedStateError or VhostUserError; `close` then releases what is there. */
+  adopt(reader: HandedReader): void {
+    this.log = reader.optional('log', (name) => areaOf(reader.object(name)));
+    const inner = reader.optional('inflight', (name) => reader.object(name));
+    if (inner) {
+      const entries = inner.integer('entries', { min: 1, max: MAX_QUEUE_SIZE });
+      const keepsDriver = inner.flag('keepsDriver');
+      this.inflight = { entries, area: areaOf(inner), keptAddress: undefined };
+      if (keepsDriver) this.inflight.keptAddress = keptAddressIn(this.inflight.area);
+    }
+    reader.end();
+  }
 }
 
 const sliceOf = (
@@ -132,4 +165,23 @@ const sliceOf = (
 /** From its beginning, where the version is: a record that is cleared in part is a new one already. */
 const clear = (slice: AreaSlice | undefined): void => {
   if (slice) native.poke(slice.address, new Uint8Array(slice.sizeBytes), 0, slice.sizeBytes);
+};
+
+/** Throws VhostUserError when the area has no room for it. */
+const keptAddressIn = ({ address, sizeBytes }: SharedArea): number => {
+  if (sizeBytes < KEPT_BYTES) throw new VhostUserError('memory-region-invalid', { sizeBytes });
+  return address + sizeBytes - KEPT_BYTES;
+};
+
+const areaOf = (reader: HandedReader): SharedArea => {
+  const offsetBytes = reader.integer('offsetBytes');
+  const sizeBytes = reader.integer('sizeBytes');
+  const fd = reader.fd('fd');
+  try {
+    reader.end();
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+  return SharedArea.map(fd, offsetBytes, sizeBytes);
 };

@@ -1,5 +1,6 @@
 import { closeSync, readlinkSync } from 'node:fs';
 import { native } from '@cairn/native';
+import type { FdList, HandedReader, HandedValue } from './handed-state.js';
 import { VhostUserError } from './vhost-user-error.js';
 
 /** Ring addresses in the front-end's address space. */
@@ -54,6 +55,50 @@ export class Vring {
     for (const fd of Object.values(this.fds) as (number | undefined)[]) if (fd !== undefined) closeSync(fd);
     this.fds = { kickFd: undefined, callFd: undefined, errFd: undefined };
   }
+
+  /** All that is known of the ring, for a successor. */
+  state(list: FdList): HandedValue {
+    const { size, addresses, usedLogGpa, nextAvail, enabled, started, halted, fds } = this;
+    return {
+      size,
+      nextAvail,
+      enabled,
+      started,
+      halted,
+      ...(addresses && { addresses: { ...addresses } }),
+      ...(usedLogGpa === undefined ? {} : { usedLogGpa }),
+      ...list.entry('kickFd', fds.kickFd),
+      ...list.entry('callFd', fds.callFd),
+      ...list.entry('errFd', fds.errFd),
+    };
+  }
+
+  /** Becomes what a predecessor says of it. Throws HandedStateError or VhostUserError; `closeFds` is then still due. */
+  adopt(reader: HandedReader, layout: { packed: boolean }): void {
+    this.size = reader.integer('size');
+    if (this.size > 0) checkRingSize(this.size, layout);
+    this.nextAvail = reader.integer('nextAvail', { max: 0xffffffff });
+    this.enabled = reader.flag('enabled');
+    this.started = reader.flag('started');
+    this.halted = reader.flag('halted');
+    this.usedLogGpa = reader.optional('usedLogGpa', (name) => reader.integer(name));
+    this.addresses = reader.optional('addresses', (name) => {
+      const inner = reader.object(name);
+      const addresses = {
+        descriptors: inner.integer('descriptors'),
+        avail: inner.integer('avail'),
+        used: inner.integer('used'),
+      };
+      inner.end();
+      return addresses;
+    });
+    for (const which of ['kickFd', 'callFd', 'errFd'] as const) {
+      const fd = reader.optional(which, (name) => reader.fd(name));
+      this.replaceFd(which, fd);
+      if (fd !== undefined) acceptEventfd(fd);
+    }
+    reader.end();
+  }
 }
 
 /**
@@ -65,4 +110,12 @@ export const acceptEventfd = (fd: number): void => {
     throw new VhostUserError('descriptor-type-invalid', { wanted: 'eventfd' });
   }
   native.setNonblocking(fd, 1);
+};
+
+/** Throws VhostUserError for a size that no ring has. */
+export const checkRingSize = (size: number, { packed }: { packed: boolean }): void => {
+  // virtio 1.2 §2.7 and §2.8: at most 32768; a power of two unless the ring is packed.
+  if (size < 1 || size > 32768 || (!packed && (size & (size - 1)) !== 0)) {
+    throw new VhostUserError('vring-size-invalid', { size });
+  }
 };

@@ -147,7 +147,7 @@ export class Stack {
     if (!existsSync(main)) throw new CliError(`${main} does not exist`, 'Run "npm run build".');
     return this.launch({
       name,
-      start: (onOutput) => Tethered.start(process.execPath, [main], onOutput, { stopSignal: 'TERM', env }),
+      start: (onOutput) => Tethered.start(process.execPath, [main], onOutput, { stopSignal: 'INT', env }),
       stopTimeoutMs: 30_000,
     });
   }

@@ -121,6 +121,13 @@ class IdleReactor implements ExportReactor {
   limitExport(id: string, limits: RateLimits | undefined) {
     this.limits.set(id, limits);
   }
+  async resumeExport(id: string) {
+    this.calls.push(`resume ${id}`);
+  }
+  async releaseExport(id: string) {
+    this.calls.push(`release ${id}`);
+    this.listening.delete(id);
+  }
   async status(id: string) {
     if (!this.listening.has(id)) return undefined;
     return exportStatusOf(id, { connected: this.connected.has(id) });

@@ -26,8 +26,9 @@ import {
   type PutVolume,
 } from '@cairn/agent';
 import { isId, noFaultPoints, type FaultPoints, type VolumeId } from '@cairn/domain';
-import type { ExportStatus, Reactors } from '@cairn/block-export';
-import type { SwitchHeads, VolumeRecord, VolumeStore } from '@cairn/storage';
+import type { ExportStatus, Handed, Reactors } from '@cairn/block-export';
+import type { SwitchHeads, VolumeChain, VolumeRecord, VolumeStore } from '@cairn/storage';
+import type { Predecessor, Taken } from '../handover/handover.predecessor.js';
 import { limitsOf } from './export-limits.js';
 import { KeyedQueue } from './keyed-queue.js';
 import { agentErrorOf } from './storage-refusals.js';
@@ -56,6 +57,8 @@ export type ExportReactor = Pick<
   | 'removeExport'
   | 'limitExport'
   | 'resizeExport'
+  | 'resumeExport'
+  | 'releaseExport'
   | 'switchHeads'
   | 'changeChain'
   | 'barrier'
@@ -114,23 +117,28 @@ export class ExportRegistry {
     this.faultPoints = faultPoints ?? noFaultPoints;
   }
 
-  /** Re-opens what was exported before the restart. One export that fails is reported, the others serve. */
-  async restore(): Promise<void> {
+  /**
+   * Serves what was exported before the restart, or what a predecessor serves still. One export that fails is reported,
+   * the others serve. Rejects only when the predecessor gives up, and then this process must end.
+   */
+  async restore(predecessor?: Predecessor): Promise<void> {
     await this.states.forgetDeletedBefore(new Date(Date.now() - rememberDeletedMs));
     await this.unlinkStaleSockets();
     const exported = this.exported();
+    // What this process has served while a successor tried to take over, and failed.
+    const served = new Set((await this.reactor.statuses()).map(({ id }) => id));
+    let takenOver = 0;
     for (const { state, persisted } of exported) {
-      try {
-        await this.listen(state.volumeId, persisted);
-      } catch (error) {
-        this.logger.error(
-          `export of ${state.volumeId} could not be re-opened: ${agentErrorOf(error, 'export-failed').message}`,
-        );
-      }
+      const { volumeId } = state;
+      const taken = predecessor ? await this.takeOver(volumeId, persisted, predecessor) : 'absent';
+      if (taken === 'taken') takenOver += 1;
+      else if (taken === 'kept') this.openWhenGone(volumeId, predecessor!);
+      else if (served.has(volumeId)) await this.attach(volumeId);
+      else await this.reopen(volumeId, persisted);
     }
-    if (exported.length > 0) {
+    if (takenOver > 0) this.logger.log(`took over ${takenOver} of ${exported.length} exports`);
+    else if (exported.length > 0)
       this.logger.log(`re-opened ${exported.length - this.failures.size} of ${exported.length} exports`);
-    }
   }
 
   /** See AgentClient.putVolume. */
@@ -292,26 +300,54 @@ export class ExportRegistry {
     return this.pool.clones.ofVolume({ volumeId, sourceVolumeId, sizeBytes }, { switchHeads });
   }
 
-  private async listen(volumeId: VolumeId, persisted: PersistedExport): Promise<void> {
+  private async reopen(volumeId: VolumeId, persisted: PersistedExport): Promise<void> {
+    try {
+      await this.listen(volumeId, persisted);
+    } catch (error) {
+      this.logger.error(
+        `export of ${volumeId} could not be re-opened: ${agentErrorOf(error, 'export-failed').message}`,
+      );
+    }
+  }
+
+  private takeOver(volumeId: VolumeId, persisted: PersistedExport, from: Predecessor): Promise<Taken> {
+    return from.take(volumeId, {
+      adopt: (handed) => this.listen(volumeId, persisted, handed),
+      resume: () => this.reactor.resumeExport(volumeId),
+      drop: () => this.reactor.releaseExport(volumeId),
+    });
+  }
+
+  /** What the predecessor could not hand over it drains and closes before it ends; only then may anybody serve it. */
+  private openWhenGone(volumeId: VolumeId, predecessor: Predecessor): void {
+    this.failures.set(volumeId, 'the data plane that ran before has not completed all its requests yet');
+    void predecessor.gone().then(() =>
+      this.queue.run(volumeId, async () => {
+        const persisted = this.states.find(volumeId)?.export;
+        if (persisted !== undefined && (await this.reactor.status(volumeId)) === undefined)
+          await this.reopen(volumeId, persisted);
+      }),
+    );
+  }
+
+  private async listen(volumeId: VolumeId, persisted: PersistedExport, handed?: Handed): Promise<void> {
     try {
       // One whose removal took too long may have gone by itself since then.
       await this.stopServing(volumeId);
-      const chain = await this.pool.attach(volumeId, {
-        barrier: () => this.reactor.barrier(volumeId),
-        chainChanged: (changed) => this.reactor.changeChain(changed),
-      });
+      const chain = await this.attach(volumeId);
+      const spec = {
+        id: volumeId,
+        filePath: chain.layers.at(-1)!.path,
+        chain,
+        socketPath: this.socketPathOf(volumeId),
+        readOnly: persisted.readOnly,
+        numQueues: persisted.numQueues,
+        cache: this.settings.cache,
+        serial: volumeId,
+        ...(persisted.limits === undefined ? {} : { limits: persisted.limits }),
+      };
       try {
-        await this.reactor.addExport({
-          id: volumeId,
-          filePath: chain.layers.at(-1)!.path,
-          chain,
-          socketPath: this.socketPathOf(volumeId),
-          readOnly: persisted.readOnly,
-          numQueues: persisted.numQueues,
-          cache: this.settings.cache,
-          serial: volumeId,
-          ...(persisted.limits === undefined ? {} : { limits: persisted.limits }),
-        });
+        await this.reactor.addExport(spec, handed);
       } catch (error) {
         await this.pool.detach(volumeId);
         throw error;
@@ -321,6 +357,13 @@ export class ExportRegistry {
       this.failures.set(volumeId, error instanceof Error ? error.message : String(error));
       throw error;
     }
+  }
+
+  private attach(volumeId: VolumeId): Promise<VolumeChain> {
+    return this.pool.attach(volumeId, {
+      barrier: () => this.reactor.barrier(volumeId),
+      chainChanged: (changed) => this.reactor.changeChain(changed),
+    });
   }
 
   /** Not before its rings have stopped is a volume's chain the pool's alone again. */

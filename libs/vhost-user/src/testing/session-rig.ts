@@ -43,14 +43,12 @@ export class SessionRig {
     check('socketPair', native.socketPair(pair));
     this.front = new FakeFrontend(pair[0]!, { timeoutMs: 3000 });
     native.setNonblocking(pair[1]!, 1);
-    this.session = new Session(
-      pair[1]!,
-      this.backend,
-      (reason) => this.ends.push(reason),
-      () => {
+    this.session = Session.begin(pair[1]!, this.backend, {
+      onClosed: (reason) => this.ends.push(reason),
+      onMore: () => {
         this.more += 1;
       },
-    );
+    });
   }
 
   /** Ends both sides. Throws unless the session ended once and left nothing of the front-end open. */

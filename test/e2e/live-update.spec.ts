@@ -1,0 +1,47 @@
+import { readFile } from 'node:fs/promises';
+import { FakeBlkDisk } from '@cairn/vhost-user/testing';
+import { afterEach, describe, expect, it } from 'vitest';
+import { NodeLives } from '../support/node-lives.js';
+import { RingLoad } from '../support/ring-load.js';
+
+const BLOCKS = 1024;
+
+describe('live update of a data plane', () => {
+  let node: NodeLives;
+  const disks: FakeBlkDisk[] = [];
+  afterEach(async ({ task }) => {
+    if (task.result?.state === 'fail') process.stderr.write(node?.log ?? '');
+    for (const disk of disks.splice(0)) disk.close();
+    await node?.stop();
+  });
+
+  it('goes on in process after process: same connection, no error, every byte as written', async () => {
+    node = await NodeLives.start({ CAIRN_REACTORS: '2' });
+    const kinds = [
+      { packed: false, numQueues: 2, inflight: true },
+      { packed: true, numQueues: 2, inflight: true },
+      { packed: true, numQueues: 1, inflight: false },
+    ];
+    const served = [];
+    for (const [seed, kind] of kinds.entries()) {
+      const { socketPath, filePath } = await node.addExport(BLOCKS * 4096, kind.numQueues);
+      const disk = await FakeBlkDisk.open(socketPath, { ...kind, memorySlots: seed === 1 });
+      disks.push(disk);
+      served.push({ disk, filePath, load: new RingLoad(disk, { blocks: BLOCKS, depth: 32, seed }) });
+    }
+    for (let update = 0; update < 10; update += 1) {
+      for (const { load } of served) await load.advance(100);
+      const before = node.dataPlane;
+      await node.startAnother();
+      expect(await before.exited()).toEqual({ code: 0, signal: null });
+      expect(node.dataPlane.log).toContain('took over 3 of 3 exports');
+    }
+    for (const { load, disk, filePath } of served) {
+      await load.advance(100);
+      await load.finish();
+      expect(disk.frontend.stream.isClosed()).toBe(false);
+      expect(load.differences(await readFile(filePath))).toEqual([]);
+    }
+    expect(await node.agent.listExports()).toMatchObject(kinds.map(() => ({ state: 'connected' })));
+  });
+});
