@@ -417,6 +417,13 @@ describe('an export on its loop', () => {
       closeSync(live);
     });
 
+    it('replaces a socket on which somebody seems to listen, where nobody else may', async () => {
+      const live = check('listen', native.unixListen(socketPath, 1, 0o600));
+      serve({ socketIsOurs: true });
+      await attach();
+      closeSync(live);
+    });
+
     it('leaves a file alone that is no socket', () => {
       writeFileSync(socketPath, 'precious');
       expect(() => serve()).toThrow('is not a socket');

@@ -302,7 +302,7 @@ const openFile = (spec: ExportSpec, reader: HandedReader | undefined): VolumeFil
 };
 
 const openListener = (spec: ExportSpec, reader: HandedReader | undefined): number => {
-  if (!reader) return spec.socketFd === undefined ? listen(spec.socketPath) : inherited(spec.socketFd);
+  if (!reader) return spec.socketFd === undefined ? listen(spec) : inherited(spec.socketFd);
   const fd = reader.fd('listener');
   try {
     return inherited(fd);
@@ -315,13 +315,13 @@ const openListener = (spec: ExportSpec, reader: HandedReader | undefined): numbe
 const nullFile = (sizeBytes: number): VolumeFile => ({ fd: -1, sizeBytes, memoryMask: 0, offsetMask: 0 });
 
 /** Listens on a socket file of mode 0600; one that a dead process left behind is replaced, anything else is not. */
-const listen = (path: string | undefined): number => {
+const listen = ({ socketPath: path, socketIsOurs = false }: ExportSpec): number => {
   if (path === undefined) throw new Error('an export needs a socket path or a listening socket');
   let fd = native.unixListen(path, 16, SOCKET_MODE);
   if (fd === -EADDRINUSE) {
     if (!lstatSync(path).isSocket()) throw new Error(`${path} exists and is not a socket; move it away`);
     // Only a refused connection proves that nobody listens; a full backlog, say, or another user's socket does not.
-    const nobody = check(`connect to ${path}`, native.unixProbe(path)) === 0;
+    const nobody = socketIsOurs || check(`connect to ${path}`, native.unixProbe(path)) === 0;
     if (!nobody) throw new Error(`another process listens on ${path}; stop it or choose another path`);
     unlinkSync(path);
     fd = native.unixListen(path, 16, SOCKET_MODE);

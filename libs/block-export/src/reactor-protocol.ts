@@ -18,6 +18,11 @@ export interface ExportSpec {
   nullBytes?: number;
   /** Where to listen; the socket file is made, and removed at the end. */
   socketPath?: string;
+  /**
+   * Nobody else may serve this volume, as whoever has its pool's lock knows. A socket at the path is replaced then, even
+   * when somebody seems to listen: the kernel closes what a dead process polled some time after its end.
+   */
+  socketIsOurs?: boolean;
   /** A socket that already listens, instead; the export owns it. */
   socketFd?: number;
   readOnly: boolean;

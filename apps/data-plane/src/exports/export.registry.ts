@@ -340,6 +340,7 @@ export class ExportRegistry {
         filePath: chain.layers.at(-1)!.path,
         chain,
         socketPath: this.socketPathOf(volumeId),
+        socketIsOurs: true,
         readOnly: persisted.readOnly,
         numQueues: persisted.numQueues,
         cache: this.settings.cache,

@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net';
 import type { FdSocket } from '@cairn/block-export';
 import { readMessage, type HandoverMessage } from './handover.messages.js';
+import { OtherProcess } from './process-end.js';
 
 /** A message with the descriptors that came along; the reader owns them. */
 export interface Received {
@@ -14,8 +15,8 @@ const maxLineBytes = 1024 * 1024;
 /**
  * One JSON object a line between two data planes; descriptors go beside them, ahead of the line that counts them.
  *
- * Nobody who lives hangs up without saying so before: the end of the stream tells that the other process is dead, and
- * with it everything that it had in flight.
+ * Nobody who lives hangs up without saying so before: the end of the stream tells that the other process is dying. Its
+ * end is told when it is dead, and with it everything that it had open and in flight.
  */
 export class HandoverChannel {
   /** The way for descriptors, which is there as soon as some are sent. */
@@ -23,6 +24,7 @@ export class HandoverChannel {
   private text = '';
   private readonly lines: string[] = [];
   private ended = false;
+  private peer: OtherProcess | undefined;
   private wake: () => void = () => undefined;
 
   /** `openFdSocket` is called once, when descriptors are sent or have come first. */
@@ -44,6 +46,11 @@ export class HandoverChannel {
     this.socket.write(`${JSON.stringify({ ...message, fds: fds.length })}\n`);
   }
 
+  /** Says which process the other one is. Before that, its end is told as soon as the stream ends. */
+  async belongsTo(pid: number): Promise<void> {
+    this.peer = await OtherProcess.of(pid);
+  }
+
   /** The next message; undefined when the other process is dead. Rejects when nothing comes in time, or no message. */
   async next(timeoutMs: number): Promise<Received | undefined> {
     const deadline = AbortSignal.timeout(timeoutMs);
@@ -51,7 +58,10 @@ export class HandoverChannel {
     for (;;) {
       const line = this.lines.shift();
       if (line !== undefined) return this.parse(line);
-      if (this.ended) return undefined;
+      if (this.ended) {
+        await this.peer?.ended();
+        return undefined;
+      }
       if (deadline.aborted) throw new Error(`the other process has said nothing for ${timeoutMs} ms`);
       await new Promise<void>((resolve) => (this.wake = resolve));
     }
@@ -60,6 +70,7 @@ export class HandoverChannel {
   /** Resolves when the other process is dead. */
   async gone(): Promise<void> {
     while (!this.ended) await new Promise<void>((resolve) => (this.wake = resolve));
+    await this.peer?.ended();
   }
 
   close(): void {

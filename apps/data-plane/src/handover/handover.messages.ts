@@ -6,7 +6,8 @@ import type { VolumeId } from '@cairn/domain';
 // A data plane that starts asks the one that runs for its exports, one after the other:
 //
 //   successor                         predecessor
-//   hello {version} ────────────────▶ ends verbs and heartbeats, lets go of the agent API's port
+//   hello {version} ────────────────▶
+//         ◀──────── hello {version}   ends verbs and heartbeats, lets go of the agent API's port
 //         ◀──────── welcome {exports} + the pool's lock            or refused {reason}: it serves on
 //   take {id} ──────────────────────▶ stops the rings, drains
 //         ◀──────── state {id} + memory, rings, connection         or kept {id}: it could not

@@ -90,7 +90,11 @@ export class HandoverOffer {
     const hello = (await channel.next(answerTimeoutMs))?.message;
     if (hello?.kind !== 'hello') return undefined;
     const refusal = this.refusalOf(hello.version);
-    if (refusal === undefined) return hello.pid;
+    if (refusal === undefined) {
+      await channel.belongsTo(hello.pid);
+      channel.send({ kind: 'hello', version: handoverVersion, pid: process.pid });
+      return hello.pid;
+    }
     this.logger.warn(`process ${hello.pid} may not take over: ${refusal}`);
     channel.send({ kind: 'refused', reason: refusal });
     await channel.gone();

@@ -47,16 +47,20 @@ export class Predecessor {
     const channel = new HandoverChannel(socket, () => offer.accept());
     try {
       channel.send({ kind: 'hello', version: handoverVersion, pid: process.pid });
+      const greeting = await channel.next(answerTimeoutMs);
+      if (greeting === undefined) return undefined;
+      if (greeting.message.kind === 'refused') {
+        throw new StartRefused(
+          `the data plane that runs hands nothing over: ${greeting.message.reason}`,
+          'it serves on; to start this release all the same, stop that one first, and the guests reconnect',
+        );
+      }
+      if (greeting.message.kind !== 'hello') throw unexpected(greeting);
+      await channel.belongsTo(greeting.message.pid);
       const answer = await channel.next(answerTimeoutMs);
       if (answer === undefined) return undefined;
       const { message, fds } = answer;
       const [lockFd] = fds;
-      if (message.kind === 'refused') {
-        throw new StartRefused(
-          `the data plane that runs hands nothing over: ${message.reason}`,
-          'it serves on; to start this release all the same, stop that one first, and the guests reconnect',
-        );
-      }
       if (message.kind !== 'welcome' || lockFd === undefined) throw unexpected(answer);
       faultPoints.reach('successor.after-welcome');
       const served = new Set(message.exports.map(({ id }) => id));
@@ -103,7 +107,7 @@ export class Predecessor {
     if (!this.dead) this.channel.send({ kind: 'done' });
   }
 
-  /** Resolves when it is dead, and nothing of what it kept is in flight any more. */
+  /** Resolves when it is dead, and nothing of what it kept is open or in flight any more. */
   async gone(): Promise<void> {
     await this.channel.gone();
     this.channel.close();
@@ -114,6 +118,8 @@ export class Predecessor {
     if (received?.message.kind === 'ended') throw unexpected(received);
     if (received === undefined) {
       this.dead = true;
+      // With the descriptors of a state that has come in part: a listening socket among them would seem to be served.
+      this.channel.close();
       this.logger.warn('the predecessor died while it handed over; what it has not handed is opened anew');
     }
     return received;
