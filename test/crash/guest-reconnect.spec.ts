@@ -17,8 +17,8 @@ const THREADS = 16;
 /** In the guest: what its kernel says of disks and of tasks that wait too long. */
 const KERNEL_LOG = "dmesg | grep -iE 'i/o|vd[a-z]|virtio|hung|blocked'";
 
-/** A kill in four comes while QEMU may still be connecting to the process of before. */
-const delayMs = (random: Random) => (random.chance(0.25) ? random.below(1500) : 1500 + random.below(2000));
+/** After the rings run; a kill in four comes while what the process of before had in flight may still be taken up. */
+const delayMs = (random: Random) => (random.chance(0.25) ? random.below(50) : random.below(2500));
 
 describe('a guest whose data plane is killed', () => {
   let volume: GuestVolume | undefined;
@@ -66,8 +66,8 @@ describe('a guest whose data plane is killed', () => {
           .split(/\s+/)
           .reduce((sum, count) => sum + Number(count), 0);
         await volume.start();
-        // Also tells when it stands still: of two restarts in a row the second is not waited for.
-        if (random.chance(0.75)) await load.advance(200);
+        // QEMU from 7.2 to 9.0 never comes back to a process that dies in the middle of their greeting.
+        await volume.takesRequests();
       }
       await load.advance(500);
       const { counts, table } = await load.finish();

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExportStatus } from '@cairn/block-export';
 import { scratchDirectory, type BackEnd } from './back-end.js';
 import { startExport, statusOf } from './export-process.js';
@@ -67,6 +68,15 @@ export class GuestVolume {
 
   status(): Promise<ExportStatus> {
     return statusOf(this.inside('control'));
+  }
+
+  /** Waits until the process has taken a request of a guest's. */
+  async takesRequests(timeoutMs = 60_000): Promise<void> {
+    const deadline = Date.now() + timeoutMs;
+    while ((await this.status()).metrics.counters.taken === 0) {
+      if (Date.now() > deadline) throw new Error(`no request came within ${timeoutMs} ms`);
+      await sleep(5);
+    }
   }
 
   /** The bytes now. */
