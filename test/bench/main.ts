@@ -2,6 +2,7 @@ import { bareLoop, cairn, type Peer, storageDaemon } from './back-ends.js';
 import { fullCells, matches, quickCells } from './cells.js';
 import { measureIdle } from './idle.js';
 import { measureLayers } from './layers.js';
+import { measureLiveUpdate } from './live-update.js';
 import { describeMachine } from './machine.js';
 import { type BenchContext, FIO, runMatrix } from './matrix.js';
 import { measureMetricsCost } from './metrics-cost.js';
@@ -36,6 +37,7 @@ const subjects: Record<Subject, (context: BenchContext, options: BenchOptions) =
   metrics: measureMetricsCost,
   snapshots: (context, options) => measureSnapshots(context, options.extents),
   layers: measureLayers,
+  'live-update': measureLiveUpdate,
 };
 
 const run = async (): Promise<void> => {

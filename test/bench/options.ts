@@ -3,7 +3,15 @@ import { parseArgs } from 'node:util';
 import type { Wanted } from './cells.js';
 
 /** What can be measured. */
-export const SUBJECTS = ['matrix', 'idle', 'scavenges', 'metrics', 'snapshots', 'layers'] as const;
+export const SUBJECTS = [
+  'matrix',
+  'idle',
+  'scavenges',
+  'metrics',
+  'snapshots',
+  'layers',
+  'live-update',
+] as const;
 export type Subject = (typeof SUBJECTS)[number];
 
 /** Everything the command line says. */
@@ -36,6 +44,7 @@ Subjects:
   metrics      what counting and timing each request costs
   snapshots    snapshots and clones of 1 GiB and of 1 TiB in a million pieces, against qemu-img; the extent map
   layers       volumes with parents: reads by depth, the stall of a snapshot, folding beside a load
+  live-update  how long a guest's disk stands still while one data plane takes over from another
 
 Options of matrix; a list is separated by commas:
   --full             every cell (about an hour), not only those that the project promises something about

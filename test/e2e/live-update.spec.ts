@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { FakeBlkDisk } from '@cairn/vhost-user/testing';
 import { afterEach, describe, expect, it } from 'vitest';
 import { NodeLives } from '../support/node-lives.js';
@@ -29,13 +29,17 @@ describe('live update of a data plane', () => {
       disks.push(disk);
       served.push({ disk, filePath, load: new RingLoad(disk, { blocks: BLOCKS, depth: 32, seed }) });
     }
+    const descriptors = [];
     for (let update = 0; update < 10; update += 1) {
       for (const { load } of served) await load.advance(100);
       const before = node.dataPlane;
       await node.startAnother();
       expect(await before.exited()).toEqual({ code: 0, signal: null });
       expect(node.dataPlane.log).toContain('took over 3 of 3 exports');
+      descriptors.push((await readdir(`/proc/${node.dataPlane.pid}/fd`)).length);
     }
+    // Whoever kept something from each predecessor would have more each time; a few come and go.
+    expect(descriptors.at(-1)! - descriptors[0]!, descriptors.join(' ')).toBeLessThan(5);
     for (const { load, disk, filePath } of served) {
       await load.advance(100);
       await load.finish();

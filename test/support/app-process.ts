@@ -13,8 +13,11 @@ export interface AppExit {
 
 const readyTimeoutMs = 60_000;
 
+/** The built app, seen from the source of this file, and from what it was itself built to. */
 const programOf = (app: AppName): string =>
-  fileURLToPath(new URL(`../../dist/apps/${app}/src/main.js`, import.meta.url));
+  ['../../dist/apps', '../../apps']
+    .map((apps) => fileURLToPath(new URL(`${apps}/${app}/src/main.js`, import.meta.url)))
+    .find((program, index, { length }) => index === length - 1 || existsSync(program))!;
 
 /** A built app as a real child process, which can be killed and started again with the same settings. */
 export class AppProcess {
