@@ -13,7 +13,8 @@ export const mountSmallTmpfs = (sizeBytes: number): { path: string; unmount: () 
   return {
     path: directory.path,
     unmount: () => {
-      spawnSync('umount', [directory.path]);
+      // Lazily: the kernel closes the files of a dead process's ring some time after its end.
+      spawnSync('umount', ['-l', directory.path]);
       directory.remove();
     },
   };
