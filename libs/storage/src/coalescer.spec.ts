@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { LiveVolume } from './chain.js';
+import type { OnStep } from './steps.js';
 import { VolumeImage } from './volume-image.js';
 import { VolumeStore } from './volume-store.js';
 
@@ -14,10 +15,12 @@ const snap = (n: number) => `snap-${n.toString(16).padStart(16, '0')}`;
 describe('coalescing', () => {
   let directory: string;
   let store: VolumeStore;
+  let atStep: OnStep;
 
   beforeEach(async () => {
     directory = mkdtempSync(join(tmpdir(), 'cairn-coalesce-'));
-    store = await VolumeStore.open({ directory });
+    atStep = () => undefined;
+    store = await VolumeStore.open({ directory, onStep: (step) => atStep(step) });
     await store.create({ volumeId: A, sizeBytes: MIB });
   });
   afterEach(async () => {
@@ -65,6 +68,32 @@ describe('coalescing', () => {
     expect(store.chain(A).layers).toHaveLength(1);
     expect((await read(1536 * KIB, 64 * KIB)).every((byte) => byte === 0)).toBe(true);
     expect((await read(0, 512 * KIB)).every((byte) => byte === 1)).toBe(true);
+  });
+
+  it('leaves the blocks where readers know them, while what a fold copied up is not the answer yet', async () => {
+    await write(0, 64 * KIB, 1);
+    await snapshot(1);
+    await write(512 * KIB, 256 * KIB, 2);
+    await snapshot(2);
+    await withImage(async (image) => {
+      const readsAsBefore = async (): Promise<boolean> => {
+        const bytes = new Uint8Array(64 * KIB);
+        await image.readAt(0, bytes);
+        return bytes.every((byte) => byte === 1);
+      };
+      expect(await readsAsBefore()).toBe(true);
+      await store.snapshots.delete(snap(1));
+      const giveUp = new AbortController();
+      const given = { signal: giveUp.signal, onProgress: () => giveUp.abort() };
+      expect((await store.coalescer.run(given)).folded).toBe(0);
+      const meanwhile: boolean[] = [];
+      atStep = async (step) => {
+        if (step === 'fold.flushed') meanwhile.push(await readsAsBefore());
+      };
+      expect((await store.coalescer.run()).folded).toBe(1);
+      expect(meanwhile).toEqual([true]);
+      expect(await readsAsBefore()).toBe(true);
+    });
   });
 
   it('does not copy over what is written to a volume that is attached meanwhile', async () => {

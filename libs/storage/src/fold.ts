@@ -40,6 +40,7 @@ export async function fold(context: FoldContext): Promise<boolean> {
   const total = down ? aboveBytes : belowBytes;
   await forgetSums(pool, layer.id);
   await forgetSums(pool, child.id);
+  if (!down) pool.copiedUp.set(layer.id, child.id);
   if (!(await (down ? copyDown(context, total) : copyUp(context, total)))) return false;
   await pool.step('fold.flushed');
   const folded: LayerRecord = down
@@ -48,6 +49,7 @@ export async function fold(context: FoldContext): Promise<boolean> {
   const told = await finish(context, folded);
   if (!told) return false;
   await Promise.all(told);
+  pool.copiedUp.delete(layer.id);
   // The layer's own manifest goes with the garbage; its file only when it is not the child's now.
   if (folded.file !== child.file) await pool.removeFile(child.file);
   return true;

@@ -45,6 +45,11 @@ export class Pool {
   readonly switching = new Set<string>();
   /** Layers that are being folded: nothing else may remove them. */
   readonly folding = new Set<string>();
+  /**
+   * Layers of which a fold has copied something into the only child, and was given up: by layer, that child. Who reads
+   * through the child may still know the block to be the layer's, so that it must stay there.
+   */
+  readonly copiedUp = new Map<string, string>();
   /** Layers without a manifest: what a full pool of the first version has until there is room. */
   readonly unwritten = new Set<string>();
   closed = false;

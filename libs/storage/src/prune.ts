@@ -13,10 +13,12 @@ const BATCH_RUNS = 4096;
  *
  * The child's data is made durable first, so that after a power cut it hides the same. Where the child is written
  * meanwhile, requests in flight are waited for twice: those that write, before the flush, as their data would not be in
- * it; and then those that began before such a write completed, as they read from the layer still.
+ * it; and then those that began before such a write completed, as they read from the layer still. What a fold that was
+ * given up has copied hides as well, but readers were not told: then nothing is punched, as the fold will go on.
  */
 export async function prune({ pool, layer, child, isOver }: FoldContext): Promise<number> {
   const { disk, paths } = pool;
+  if (pool.copiedUp.get(layer.id) === child.id) return 0;
   const below = await disk.open(paths.layerFile(layer.file), 'r+');
   const above = await disk.open(paths.layerFile(child.file), 'r');
   try {
