@@ -154,14 +154,15 @@ export class LayeredIo implements LayeredPort {
 
   /**
    * Goes over to `file`, which reads the same. When nothing is in flight, it may have other layers, and a head that is
-   * empty; else it has only grown.
+   * empty; else it has only grown. But for a new head on top everything is looked up anew: which layer has a block may
+   * have changed.
    */
   goOver(file: VolumeFile): void {
     const layers = file.layers!;
     const before = this.fds.slice(1);
     const keeps = before.every((fd, index) => fd === layers[index]?.ioFd);
-    if (!keeps || layers.length > before.length + 1) this.map.replaceLayers(layers);
-    else if (layers.length > before.length) this.map.pushHead(layers.at(-1)!);
+    if (keeps && layers.length === before.length + 1) this.map.pushHead(layers.at(-1)!);
+    else this.map.replaceLayers(layers);
     if (file.sizeBytes > this.map.sizeBytes) this.map.grow(file.sizeBytes, layers.at(-1)!);
     this.fds = [file.zeroFd!, ...layers.map(({ ioFd }) => ioFd)];
   }

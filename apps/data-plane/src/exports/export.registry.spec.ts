@@ -501,3 +501,38 @@ describe('restoring the registry', () => {
     expect([existsSync(socket), existsSync(strangers)]).toEqual([false, true]);
   });
 });
+
+describe('an export that a predecessor could not hand over', () => {
+  it('is left alone until the predecessor has gone, and then opened anew', async () => {
+    await registry.putExport(volumeId, request);
+    pool.attached.clear();
+    await restart();
+    let end: () => void = () => undefined;
+    const ended = new Promise<void>((resolve) => (end = resolve));
+    await registry.restore({ take: () => Promise.resolve('kept'), gone: () => ended });
+
+    expect(await registry.listExports()).toMatchObject([{ state: 'error' }]);
+    await expect(pool.attached.get(volumeId)!.barrier()).rejects.toThrow('ran before');
+    const chain = { volumeId, sizeBytes: MIB, layers: [] };
+    await expect(registry.switchHeads([{ volumeId, chain }])).rejects.toThrow('ran before');
+    expect(await codeOf(registry.deleteExport(volumeId, { generation: 1, force: true }))).toBe('volume-busy');
+    expect(await codeOf(registry.putExport(volumeId, newer))).toBe('volume-busy');
+    expect(reactor.listened).toEqual([]);
+
+    end();
+    await vi.waitFor(async () =>
+      expect(await registry.listExports()).toMatchObject([{ state: 'listening' }]),
+    );
+    expect(reactor.listened).toEqual([`add ${volumeId}`]);
+  });
+
+  it('looks anew at what it is read from after a successor that has died', async () => {
+    await registry.putExport(volumeId, request);
+    pool.attached.clear();
+    const states = await VolumeStates.open(directory);
+    const settings = { socketDirectory: directory, cache: 'writeback' } as const;
+    registry = new ExportRegistry({ pool, reactor, states, settings });
+    await registry.restore();
+    expect(reactor.calls).toContain(`change ${volumeId}`);
+  });
+});

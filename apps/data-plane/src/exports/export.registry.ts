@@ -28,7 +28,7 @@ import {
 import { isId, noFaultPoints, type FaultPoints, type VolumeId } from '@cairn/domain';
 import type { ExportStatus, Handed, Reactors } from '@cairn/block-export';
 import type { SwitchHeads, VolumeChain, VolumeRecord, VolumeStore } from '@cairn/storage';
-import type { Predecessor, Taken } from '../handover/handover.predecessor.js';
+import type { Predecessor as WholePredecessor, Taken } from '../handover/handover.predecessor.js';
 import { limitsOf } from './export-limits.js';
 import { KeyedQueue } from './keyed-queue.js';
 import { agentErrorOf } from './storage-refusals.js';
@@ -66,6 +66,11 @@ export type ExportReactor = Pick<
   | 'statuses'
 >;
 
+/** The part of a predecessor that a registry uses. */
+export type Predecessor = Pick<WholePredecessor, 'take' | 'gone'>;
+
+const servedElsewhere = 'the data plane that ran before has not completed all its requests yet';
+
 /** What a registry works with. */
 export interface ExportRegistryParts {
   readonly pool: VolumePool;
@@ -88,6 +93,7 @@ const rememberDeletedMs = 7 * 24 * 3600 * 1000;
 export class ExportRegistry {
   /** For snapshots of volumes that are served: lets their rings go over to new heads. */
   readonly switchHeads: SwitchHeads = async (switches) => {
+    for (const { volumeId } of switches) this.refuseElsewhere(volumeId);
     const { frozenMicros, flushMicros } = await this.reactor.switchHeads(switches);
     const volumes = switches.map(({ volumeId }) => volumeId).join(', ');
     const [all, flush] = [frozenMicros, flushMicros].map((micros) => (micros / 1000).toFixed(1));
@@ -96,6 +102,8 @@ export class ExportRegistry {
     );
   };
 
+  /** Volumes that a predecessor still serves: what they are read from may not change, and nobody else may serve them. */
+  private readonly elsewhere = new Set<string>();
   private readonly logger = new Logger(ExportRegistry.name);
   private readonly queue = new KeyedQueue();
   /** Why an export that should listen does not. */
@@ -132,8 +140,8 @@ export class ExportRegistry {
       const { volumeId } = state;
       const taken = predecessor ? await this.takeOver(volumeId, persisted, predecessor) : 'absent';
       if (taken === 'taken') takenOver += 1;
-      else if (taken === 'kept') this.openWhenGone(volumeId, predecessor!);
-      else if (served.has(volumeId)) await this.attach(volumeId);
+      else if (taken === 'kept') await this.openWhenGone(volumeId, predecessor!);
+      else if (served.has(volumeId)) await this.goOnServing(volumeId);
       else await this.reopen(volumeId, persisted);
     }
     if (takenOver > 0) this.logger.log(`took over ${takenOver} of ${exported.length} exports`);
@@ -319,15 +327,30 @@ export class ExportRegistry {
   }
 
   /** What the predecessor could not hand over it drains and closes before it ends; only then may anybody serve it. */
-  private openWhenGone(volumeId: VolumeId, predecessor: Predecessor): void {
-    this.failures.set(volumeId, 'the data plane that ran before has not completed all its requests yet');
+  private async openWhenGone(volumeId: VolumeId, predecessor: Predecessor): Promise<void> {
+    this.failures.set(volumeId, servedElsewhere);
+    this.elsewhere.add(volumeId);
+    const refuse = (): Promise<never> => Promise.reject(new Error(`${volumeId}: ${servedElsewhere}`));
+    // What the pool does not understand it changes for nobody.
+    await this.pool.attach(volumeId, { barrier: refuse, chainChanged: refuse }).catch((error: unknown) => {
+      this.logger.error(`${volumeId}: ${agentErrorOf(error, 'export-failed').message}`);
+    });
     void predecessor.gone().then(() =>
       this.queue.run(volumeId, async () => {
+        this.elsewhere.delete(volumeId);
         const persisted = this.states.find(volumeId)?.export;
-        if (persisted !== undefined && (await this.reactor.status(volumeId)) === undefined)
-          await this.reopen(volumeId, persisted);
+        if (persisted !== undefined) await this.reopen(volumeId, persisted);
       }),
     );
+  }
+
+  /** Served all the time, while a successor that has died may have changed what the volume is read from. */
+  private async goOnServing(volumeId: VolumeId): Promise<void> {
+    await this.reactor.changeChain(await this.attach(volumeId));
+  }
+
+  private refuseElsewhere(volumeId: string): void {
+    if (this.elsewhere.has(volumeId)) throw new AgentError('volume-busy', `${volumeId}: ${servedElsewhere}`);
   }
 
   private async listen(volumeId: VolumeId, persisted: PersistedExport, handed?: Handed): Promise<void> {
@@ -369,6 +392,7 @@ export class ExportRegistry {
 
   /** Not before its rings have stopped is a volume's chain the pool's alone again. */
   private async stopServing(volumeId: VolumeId): Promise<void> {
+    this.refuseElsewhere(volumeId);
     const loss = await this.reactor.removeExport(volumeId);
     if (loss !== undefined) {
       this.losses.set(volumeId, loss);
