@@ -39,7 +39,7 @@ export class BlkBackend implements VhostUserBackend {
   /** Rings that go over to another thread, and what is asked of them meanwhile. */
   private readonly moving = new Map<number, (() => void)[]>();
   private readonly touched = new Set<number>();
-  /** Do all rings run on this thread for now? */
+  /** Do all rings run on this thread, until the volume has one layer again? */
   private gathered = false;
   private features = FeatureSet.of();
 

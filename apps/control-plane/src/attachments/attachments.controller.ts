@@ -1,21 +1,9 @@
 import type { AttachmentId, ProjectId, VolumeId } from '@cairn/domain';
-import {
-  Body,
-  Controller,
-  Delete,
-  Get,
-  HttpCode,
-  Param,
-  Post,
-  Query,
-  Req,
-  Res,
-  UsePipes,
-} from '@nestjs/common';
-import { ApiAcceptedResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
+import { Body, Controller, Delete, Get, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
+import { ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { Request, Response } from 'express';
 import { Caller, clientTokenOf, IdPipe } from '../http/params.js';
-import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
+import { NeedsApiKey, StartsOperation } from '../http/responses.js';
 import { RequestPipe } from '../http/validation.js';
 import { toOperationDto } from '../operations/operation.dto.js';
 import {
@@ -38,27 +26,15 @@ export class AttachmentsController {
 
   /** Starts an attach. */
   @Post()
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Attach a volume',
     description:
       'The attachment has a connection once its state is attached; give that to the virtual machine.',
   })
-  @ApiAcceptedResponse({ type: AttachAcceptedDto, headers: { Location: { schema: { type: 'string' } } } })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'malformed-request',
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'volume-in-use',
-    'volume-busy',
-    'volume-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-    'body-too-large',
-    'unsupported-media-type',
-  )
+  @StartsOperation(AttachAcceptedDto, {
+    hasBody: true,
+    codes: ['volume-not-found', 'volume-in-use', 'volume-busy', 'volume-wrong-state'],
+  })
   async attach(
     @Caller() project: ProjectId,
     @Param('volumeId', new IdPipe('vol')) volumeId: VolumeId,
@@ -109,25 +85,17 @@ export class AttachmentsController {
 
   /** Starts a detach. */
   @Delete(':attachmentId')
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Detach a volume',
     description:
       'Unplug the disk from the guest first. While the guest still uses it the attachment is busy and the detach is ' +
       'retried until its deadline, after which the attachment is attached again. Repeating the request is harmless.',
   })
-  @ApiAcceptedResponse({ type: DetachAcceptedDto, headers: { Location: { schema: { type: 'string' } } } })
   @ApiOkResponse({ type: DetachAcceptedDto, description: 'It has ended already.' })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'attachment-not-found',
-    'attachment-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-  )
+  @StartsOperation(DetachAcceptedDto, {
+    hasBody: false,
+    codes: ['volume-not-found', 'attachment-not-found', 'attachment-wrong-state'],
+  })
   async detach(
     @Caller() project: ProjectId,
     @Param('volumeId', new IdPipe('vol')) volumeId: VolumeId,

@@ -1,5 +1,12 @@
-import { applyDecorators, UseGuards } from '@nestjs/common';
-import { ApiBearerAuth, ApiExtraModels, ApiHeader, ApiResponse, getSchemaPath } from '@nestjs/swagger';
+import { applyDecorators, HttpCode, type Type, UseGuards } from '@nestjs/common';
+import {
+  ApiAcceptedResponse,
+  ApiBearerAuth,
+  ApiExtraModels,
+  ApiHeader,
+  ApiResponse,
+  getSchemaPath,
+} from '@nestjs/swagger';
 import { AuthenticateGuard } from './authenticate.guard.js';
 import { ProblemDto, problems, type ProblemCode } from './problem.js';
 
@@ -37,4 +44,30 @@ export function TakesIdempotencyKey(): MethodDecorator {
       'A client token of 1 to 64 printable ASCII characters. The same token with the same parameters gives the same ' +
       'operation; with other parameters it is refused. Without one, repeating the request does the work again.',
   });
+}
+
+/** Problems of a request that has a JSON body. */
+const bodyProblems = ['malformed-request', 'body-too-large', 'unsupported-media-type'] as const;
+
+/**
+ * A mutation that answers 202 with an operation, named in `Location` too; `codes` are its problems beside those that
+ * every such endpoint can answer.
+ */
+export function StartsOperation(
+  type: Type,
+  { hasBody, codes }: { hasBody: boolean; codes: readonly ProblemCode[] },
+): MethodDecorator {
+  return applyDecorators(
+    HttpCode(202),
+    ApiAcceptedResponse({ type, headers: { Location: { schema: { type: 'string' } } } }),
+    TakesIdempotencyKey(),
+    NeedsApiKey(
+      ...(hasBody ? bodyProblems : []),
+      'invalid-request',
+      'client-token-conflict',
+      'idempotent-parameter-mismatch',
+      'concurrent-change',
+      ...codes,
+    ),
+  );
 }

@@ -1,23 +1,11 @@
 import type { ProjectId, SnapshotId, VolumeId } from '@cairn/domain';
-import {
-  Body,
-  Controller,
-  Delete,
-  Get,
-  HttpCode,
-  Param,
-  Post,
-  Query,
-  Req,
-  Res,
-  UsePipes,
-} from '@nestjs/common';
-import { ApiAcceptedResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
+import { Body, Controller, Delete, Get, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
+import { ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { Request, Response } from 'express';
 import { encodePageToken } from '../http/page-token.js';
 import { pageOf } from '../http/paging.js';
 import { Caller, clientTokenOf, IdPipe, TokenQuery } from '../http/params.js';
-import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
+import { NeedsApiKey, StartsOperation } from '../http/responses.js';
 import { RequestPipe } from '../http/validation.js';
 import { toOperationDto } from '../operations/operation.dto.js';
 import {
@@ -32,8 +20,6 @@ import {
 } from './snapshot.dto.js';
 import { SnapshotsService } from './snapshots.service.js';
 
-const located = { Location: { schema: { type: 'string' } } } as const;
-
 /** Snapshots. */
 @ApiTags('snapshots')
 @Controller('v1')
@@ -43,25 +29,14 @@ export class SnapshotsController {
 
   /** Starts a snapshot of a volume. */
   @Post('volumes/:volumeId/snapshots')
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Snapshot a volume',
     description: 'Attached or not, of any size: it takes a moment, and space only as the volume changes.',
   })
-  @ApiAcceptedResponse({ type: SnapshotAcceptedDto, headers: located })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'malformed-request',
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'volume-busy',
-    'volume-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-    'body-too-large',
-    'unsupported-media-type',
-  )
+  @StartsOperation(SnapshotAcceptedDto, {
+    hasBody: true,
+    codes: ['volume-not-found', 'volume-busy', 'volume-wrong-state'],
+  })
   async create(
     @Caller() project: ProjectId,
     @Param('volumeId', new IdPipe('vol')) volumeId: VolumeId,
@@ -80,25 +55,14 @@ export class SnapshotsController {
 
   /** Starts snapshots of several volumes at one point in time. */
   @Post('snapshots/group')
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Snapshot volumes at one point in time',
     description: 'All of them or none. The volumes are on one node, attached or not.',
   })
-  @ApiAcceptedResponse({ type: SnapshotGroupAcceptedDto, headers: located })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'malformed-request',
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'volume-busy',
-    'volume-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-    'body-too-large',
-    'unsupported-media-type',
-  )
+  @StartsOperation(SnapshotGroupAcceptedDto, {
+    hasBody: true,
+    codes: ['volume-not-found', 'volume-busy', 'volume-wrong-state'],
+  })
   async createGroup(
     @Caller() project: ProjectId,
     @Body() body: CreateSnapshotGroupDto,
@@ -141,25 +105,17 @@ export class SnapshotsController {
 
   /** Starts the deletion of a snapshot. */
   @Delete('snapshots/:snapshotId')
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Delete a snapshot',
     description:
       'In any order: its volume, later snapshots and volumes made of it stay as they are, and the space that only it ' +
       'took is given back in the background. Repeating the request is harmless.',
   })
-  @ApiAcceptedResponse({ type: SnapshotAcceptedDto, headers: located })
   @ApiOkResponse({ type: SnapshotAcceptedDto, description: 'It is deleted already.' })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'invalid-request',
-    'client-token-conflict',
-    'snapshot-not-found',
-    'snapshot-in-use',
-    'snapshot-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-  )
+  @StartsOperation(SnapshotAcceptedDto, {
+    hasBody: false,
+    codes: ['snapshot-not-found', 'snapshot-in-use', 'snapshot-wrong-state'],
+  })
   async delete(
     @Caller() project: ProjectId,
     @Param('snapshotId', new IdPipe('snap')) id: SnapshotId,

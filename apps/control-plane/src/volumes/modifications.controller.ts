@@ -1,16 +1,14 @@
 import type { ProjectId, VolumeId } from '@cairn/domain';
-import { Body, Controller, HttpCode, Param, Post, Req, Res, UsePipes } from '@nestjs/common';
-import { ApiAcceptedResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
+import { Body, Controller, Param, Post, Req, Res, UsePipes } from '@nestjs/common';
+import { ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { Request, Response } from 'express';
 import { Caller, clientTokenOf, IdPipe } from '../http/params.js';
-import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
+import { StartsOperation } from '../http/responses.js';
 import { RequestPipe } from '../http/validation.js';
 import { toOperationDto } from '../operations/operation.dto.js';
 import { ResizeVolumeDto, RevertVolumeDto } from './modification.dto.js';
 import { ModificationsService, type Modifying } from './modifications.service.js';
 import { toVolumeDto, VolumeAcceptedDto } from './volume.dto.js';
-
-const located = { Location: { schema: { type: 'string' } } } as const;
 
 /** Changes of volumes. */
 @ApiTags('volumes')
@@ -21,25 +19,14 @@ export class ModificationsController {
 
   /** Starts making a volume larger. */
   @Post('resize')
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Resize a volume',
     description: 'It only grows. A guest that uses it sees the new size at once.',
   })
-  @ApiAcceptedResponse({ type: VolumeAcceptedDto, headers: located })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'malformed-request',
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'volume-busy',
-    'volume-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-    'body-too-large',
-    'unsupported-media-type',
-  )
+  @StartsOperation(VolumeAcceptedDto, {
+    hasBody: true,
+    codes: ['volume-not-found', 'volume-busy', 'volume-wrong-state'],
+  })
   async resize(
     @Caller() project: ProjectId,
     @Param('volumeId', new IdPipe('vol')) volumeId: VolumeId,
@@ -54,29 +41,22 @@ export class ModificationsController {
 
   /** Starts making a volume read as one of its snapshots again. */
   @Post('revert')
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Revert a volume to a snapshot',
     description:
       'Detach it first. It keeps its size and its other snapshots; what was written since the snapshot is gone, so take ' +
       'another one before if you may want it back.',
   })
-  @ApiAcceptedResponse({ type: VolumeAcceptedDto, headers: located })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'malformed-request',
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'snapshot-not-found',
-    'volume-busy',
-    'volume-wrong-state',
-    'snapshot-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-    'body-too-large',
-    'unsupported-media-type',
-  )
+  @StartsOperation(VolumeAcceptedDto, {
+    hasBody: true,
+    codes: [
+      'volume-not-found',
+      'snapshot-not-found',
+      'volume-busy',
+      'volume-wrong-state',
+      'snapshot-wrong-state',
+    ],
+  })
   async revert(
     @Caller() project: ProjectId,
     @Param('volumeId', new IdPipe('vol')) volumeId: VolumeId,

@@ -1,23 +1,11 @@
 import type { ProjectId, VolumeId } from '@cairn/domain';
-import {
-  Body,
-  Controller,
-  Delete,
-  Get,
-  HttpCode,
-  Param,
-  Post,
-  Query,
-  Req,
-  Res,
-  UsePipes,
-} from '@nestjs/common';
-import { ApiAcceptedResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
+import { Body, Controller, Delete, Get, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
+import { ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { Request, Response } from 'express';
 import { encodePageToken } from '../http/page-token.js';
 import { pageOf } from '../http/paging.js';
 import { Caller, clientTokenOf, IdPipe, TokenQuery } from '../http/params.js';
-import { NeedsApiKey, TakesIdempotencyKey } from '../http/responses.js';
+import { NeedsApiKey, StartsOperation } from '../http/responses.js';
 import { RequestPipe } from '../http/validation.js';
 import { toOperationDto } from '../operations/operation.dto.js';
 import {
@@ -39,29 +27,22 @@ export class VolumesController {
 
   /** Starts the creation of a volume. */
   @Post()
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Create a volume',
     description:
       'It is thin: it takes space as it is written. One that begins as a snapshot or as another volume is on the same ' +
       'node, is there at once whatever the size, and stays when its source is deleted.',
   })
-  @ApiAcceptedResponse({ type: VolumeAcceptedDto, headers: { Location: { schema: { type: 'string' } } } })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'malformed-request',
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'snapshot-not-found',
-    'volume-busy',
-    'volume-wrong-state',
-    'snapshot-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-    'body-too-large',
-    'unsupported-media-type',
-  )
+  @StartsOperation(VolumeAcceptedDto, {
+    hasBody: true,
+    codes: [
+      'volume-not-found',
+      'snapshot-not-found',
+      'volume-busy',
+      'volume-wrong-state',
+      'snapshot-wrong-state',
+    ],
+  })
   async create(
     @Caller() project: ProjectId,
     @Body() body: CreateVolumeDto,
@@ -112,24 +93,15 @@ export class VolumesController {
 
   /** Starts the deletion of a volume. */
   @Delete(':volumeId')
-  @HttpCode(202)
   @ApiOperation({
     summary: 'Delete a volume',
     description: 'Detach it first. Repeating the request is harmless.',
   })
-  @ApiAcceptedResponse({ type: VolumeAcceptedDto, headers: { Location: { schema: { type: 'string' } } } })
   @ApiOkResponse({ type: VolumeAcceptedDto, description: 'It is deleted already.' })
-  @TakesIdempotencyKey()
-  @NeedsApiKey(
-    'invalid-request',
-    'client-token-conflict',
-    'volume-not-found',
-    'volume-in-use',
-    'volume-busy',
-    'volume-wrong-state',
-    'idempotent-parameter-mismatch',
-    'concurrent-change',
-  )
+  @StartsOperation(VolumeAcceptedDto, {
+    hasBody: false,
+    codes: ['volume-not-found', 'volume-in-use', 'volume-busy', 'volume-wrong-state'],
+  })
   async delete(
     @Caller() project: ProjectId,
     @Param('volumeId', new IdPipe('vol')) id: VolumeId,
