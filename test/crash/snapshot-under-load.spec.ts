@@ -10,7 +10,7 @@ import { checkMoment, type Moment, StampedDisk, stampsOf } from '../support/stam
 
 const SIZE = 6 * 2 ** 20;
 const SECTOR = 512;
-const ROUNDS = Number(process.env['CAIRN_CRASH_ROUNDS'] ?? 6);
+const ROUNDS = Number(process.env['CAIRN_CRASH_ROUNDS'] ?? 3);
 const SEED = 1;
 const PATIENCE_MS = 20_000;
 
