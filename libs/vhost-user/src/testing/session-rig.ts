@@ -13,6 +13,17 @@ import { PROTOCOL_FEATURE } from './vhost-user-numbers.js';
 export const RIG_FEATURES = bits(FEATURE.VERSION_1, FEATURE.VHOST_USER_PROTOCOL_FEATURES);
 export const RIG_PROTOCOL = bits(PROTOCOL_FEATURE.MQ, PROTOCOL_FEATURE.REPLY_ACK, PROTOCOL_FEATURE.CONFIG);
 
+/** The same, with what sessions rarely agree to: the log, the record of requests, resets, regions one by one. */
+export const RIG_PROTOCOL_MORE =
+  RIG_PROTOCOL |
+  bits(
+    PROTOCOL_FEATURE.LOG_SHMFD,
+    PROTOCOL_FEATURE.INFLIGHT_SHMFD,
+    PROTOCOL_FEATURE.RESET_DEVICE,
+    PROTOCOL_FEATURE.CONFIGURE_MEM_SLOTS,
+    PROTOCOL_FEATURE.STATUS,
+  );
+
 const RIG_MEMORY: readonly RamRegionSpec[] = [
   { gpa: 0, sizeBytes: 0x1_0000 },
   { gpa: 0x1_0000_0000, sizeBytes: 0x1_0000 },
