@@ -20,7 +20,7 @@ const allowedLibs = {
 };
 
 /** Specs, conformance suites and lib testing folders are not part of the product. */
-const testCode = '(\\.spec\\.ts$|\\.conformance\\.ts$|^libs/[^/]+/src/testing/)';
+const testCode = '(\\.spec\\.ts$|\\.conformance\\.ts$|^(apps|libs)/.+/testing/)';
 
 const perPackage = Object.entries(allowedLibs).map(([from, libs]) => ({
   name: `imports-of-${from.replace('/', '-')}`,

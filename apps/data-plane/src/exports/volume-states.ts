@@ -66,6 +66,13 @@ export class VolumeStates {
     return [...this.states.values()];
   }
 
+  /** Those that have an export. */
+  exported(): { state: VolumeState; persisted: PersistedExport }[] {
+    return this.list().flatMap((state) =>
+      state.export === undefined ? [] : [{ state, persisted: state.export }],
+    );
+  }
+
   /** Replaces the state; durable when it resolves, unchanged when it rejects. */
   async put(state: VolumeState): Promise<void> {
     await writeFileAtomic(

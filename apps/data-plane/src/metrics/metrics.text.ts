@@ -1,5 +1,5 @@
 import type { Reactors } from '@cairn/block-export';
-import type { VolumePool } from '../exports/export.registry.js';
+import type { VolumePool } from '../exports/registry-parts.js';
 import { exportFamilies } from './export-families.js';
 import { type Family, renderFamily } from './exposition.js';
 import { poolFamilies, processFamilies, reactorFamilies } from './node-families.js';
