@@ -31,6 +31,7 @@ interface Look {
     latencyMicros: { file: { p99: number } };
   }[];
   reactors: { rings: number }[];
+  pools: { totalBytes: number; freeBytes: number; promisedBytes: number; lowSpace: boolean }[];
 }
 
 describe('cairn top', () => {
@@ -78,6 +79,9 @@ describe('cairn top', () => {
     expect(look.volumes[0]!.latencyMicros.file.p99).toBeGreaterThan(0);
     expect(look.volumes[1]).toMatchObject({ readsPerSecond: 0, latencyMicros: { file: {} } });
     expect(look.reactors.reduce((sum, { rings }) => sum + rings, 0)).toBe(1);
+    expect(look.pools).toMatchObject([{ promisedBytes: 2 * MIB, lowSpace: false }]);
+    expect(look.pools[0]!.freeBytes).toBeGreaterThan(0);
+    expect(look.pools[0]!.freeBytes).toBeLessThan(look.pools[0]!.totalBytes);
 
     // The same for people; not on a terminal, looks follow one another.
     const env = { CAIRN_AGENT_URL: node.agentUrl, CAIRN_AGENT_TOKEN: TOKEN };

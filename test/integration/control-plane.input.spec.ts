@@ -422,6 +422,17 @@ describe('heartbeats', () => {
     }
   });
 
+  it('say when a pool is low on space, and since when is shown; a node of an earlier release does not say it', async () => {
+    const shown = async () => (await api.request('GET', '/v1/nodes')).body.nodes[0].pools[0];
+    await put({ ...beat, pools: [{ ...pool, lowSpace: true }] });
+    const first = await shown();
+    expect(first).toMatchObject({ lowSpace: true, lowSpaceSince: expect.stringMatching(/Z$/) });
+    await put({ ...beat, pools: [{ ...pool, lowSpace: true, freeBytes: 4 }] });
+    expect(await shown()).toEqual({ ...first, freeBytes: 4 });
+    await put(beat);
+    expect(await shown()).toEqual({ ...pool, lowSpace: false });
+  });
+
   it('are taken from a newer node that says more', async () => {
     expect((await put({ ...beat, load: 0.5, pools: [{ ...pool, kind: 'tmpfs' }] })).status).toBe(204);
   });
@@ -446,6 +457,7 @@ describe('heartbeats', () => {
     ['pools', { pools: undefined }],
     ['pools[0].id', { pools: [{ ...pool, id: 'p' }] }],
     ['pools[1].freeBytes', { pools: [pool, { ...pool, freeBytes: '5' }] }],
+    ['pools[0].lowSpace', { pools: [{ ...pool, lowSpace: 'yes' }] }],
     ['pools[0].directory', { pools: [{ ...pool, directory: undefined }] }],
   ])('with a bad %s are 400', async (field, change) => {
     const answer = await put({ ...beat, ...change });

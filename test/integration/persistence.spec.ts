@@ -60,6 +60,7 @@ describe('migrations', () => {
     'Snapshots1791000000000',
     'VolumeSources1792000000000',
     'Inventory1793000000000',
+    'LowSpace1795000000000',
   ];
 
   it('run from empty, by two processes at once, and do nothing the second time', async () => {
@@ -412,6 +413,7 @@ describe('nodes', () => {
       provisionedBytes: 7,
       volumes: 1,
     };
+    const report = { ...pool, lowSpace: false };
     const beat = {
       id,
       name: 'n1',
@@ -419,7 +421,7 @@ describe('nodes', () => {
       version: '1',
       exports: 2,
       connectedExports: 1,
-      pools: [pool],
+      pools: [report],
     };
     await database.unitOfWork.run(({ nodes }) => nodes.heartbeat(beat));
     expect(await database.unitOfWork.read(({ nodes }) => nodes.get(id))).toMatchObject({
@@ -431,11 +433,43 @@ describe('nodes', () => {
       { id, name: 'n1' },
     ]);
     expect(await database.unitOfWork.read(({ nodes }) => nodes.markSilentDown())).toEqual([]);
-    const other = { ...pool, id: newId('pool') };
+    const other = { ...report, id: newId('pool') };
     await database.unitOfWork.run(({ nodes }) => nodes.heartbeat({ ...beat, pools: [other] }));
     expect(await database.unitOfWork.read(({ nodes }) => nodes.list())).toMatchObject([
       { state: 'ready', pools: [{ id: other.id }] },
     ]);
+  });
+
+  it('tell once that a pool has become low on space, and once that it is not any more', async () => {
+    const pool = {
+      id: newId('pool'),
+      directory: '/p',
+      totalBytes: 100,
+      freeBytes: 5,
+      provisionedBytes: 7,
+      volumes: 1,
+    };
+    const beat = async (lowSpace: boolean) => {
+      const changes = await database.unitOfWork.run(({ nodes }) =>
+        nodes.heartbeat({
+          id,
+          name: 'n2',
+          agentUrl: 'http://127.0.0.1:1',
+          version: '1',
+          exports: 0,
+          connectedExports: 0,
+          pools: [{ ...pool, lowSpace }],
+        }),
+      );
+      const [found] = (await database.unitOfWork.read(({ nodes }) => nodes.get(id))).pools;
+      return { became: changes.map(({ became }) => became), since: found!.lowSpaceSince };
+    };
+    const id = newId('node');
+    expect(await beat(false)).toEqual({ became: [], since: undefined });
+    const low = await beat(true);
+    expect(low).toEqual({ became: ['low'], since: expect.any(Date) });
+    expect(await beat(true)).toEqual({ became: [], since: low.since });
+    expect(await beat(false)).toEqual({ became: ['enough'], since: undefined });
   });
 });
 

@@ -56,9 +56,15 @@ export class WorkerFixture {
   }
 
   /** The node reports itself. */
-  heartbeat(agentUrl = this.agent.url): Promise<void> {
-    const room = { totalBytes: 2 ** 40, freeBytes: 2 ** 40, provisionedBytes: 0, volumes: 0 };
-    return this.database.unitOfWork.run(({ nodes }) =>
+  async heartbeat(agentUrl = this.agent.url): Promise<void> {
+    const room = {
+      totalBytes: 2 ** 40,
+      freeBytes: 2 ** 40,
+      provisionedBytes: 0,
+      volumes: 0,
+      lowSpace: false,
+    };
+    await this.database.unitOfWork.run(({ nodes }) =>
       nodes.heartbeat({
         id: this.nodeId,
         name: 'host-1',

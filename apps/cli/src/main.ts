@@ -5,6 +5,7 @@ import { CliError } from './cli-error.js';
 import { exportCommand, resizeCommand } from './export/export.command.js';
 import { limitCommand } from './export/limit.command.js';
 import { demoCommand } from './demo/demo.command.js';
+import { nodeCommand } from './nodes/node.command.js';
 import { exitAsCheck } from './pool/check-exit.js';
 import { fsckCommand } from './pool/fsck.command.js';
 import { scrubCommand } from './pool/scrub.command.js';
@@ -25,6 +26,7 @@ const program = new Command('cairn')
   .addCommand(topCommand())
   .addCommand(volumeCommand())
   .addCommand(snapshotCommand())
+  .addCommand(nodeCommand())
   .addCommand(demoCommand())
   .addCommand(plugCommand())
   .addCommand(unplugCommand());

@@ -95,7 +95,7 @@ async function listen(
   config: DataPlaneConfig,
   { node, reactors, report, restored }: Served,
 ): Promise<NestExpressApplication> {
-  const metrics = new MetricsText(reactors, node.store);
+  const metrics = new MetricsText(reactors, node.store, config.lowSpacePercent);
   const { agentToken } = config;
   const app = await NestFactory.create<NestExpressApplication>(
     AppModule.of({

@@ -25,6 +25,20 @@ export interface Pool {
   /** The sum of the sizes promised to volumes, which thin provisioning lets exceed `totalBytes`. */
   provisionedBytes: number;
   volumes: number;
+  /** Since when its node has called it low on space; absent while there is enough. */
+  lowSpaceSince?: Date;
+}
+
+/** What a node says about one of its pools. */
+export interface PoolReport extends Omit<Pool, 'nodeId' | 'lowSpaceSince'> {
+  /** Less is free than the node was told to warn of. */
+  lowSpace: boolean;
+}
+
+/** A pool that has become low on space, or is not any more. */
+export interface SpaceChange extends PoolReport {
+  /** Now low, or `enough` again. */
+  became: 'low' | 'enough';
 }
 
 /** A host that serves volumes. */
@@ -50,5 +64,5 @@ export interface Heartbeat {
   version: string;
   exports: number;
   connectedExports: number;
-  pools: Omit<Pool, 'nodeId'>[];
+  pools: PoolReport[];
 }

@@ -36,6 +36,28 @@ export interface ApiSnapshot {
   name?: string;
 }
 
+/** A pool of a node, as the API shows it. */
+export interface ApiPool {
+  id: string;
+  directory: string;
+  totalBytes: number;
+  freeBytes: number;
+  provisionedBytes: number;
+  volumes: number;
+  lowSpace: boolean;
+  lowSpaceSince?: string;
+}
+
+/** A host that serves volumes, as the API shows it. */
+export interface ApiNode {
+  id: string;
+  name: string;
+  state: string;
+  exports: number;
+  connectedExports: number;
+  pools: ApiPool[];
+}
+
 /** What people say of a snapshot. */
 export interface SnapshotWords {
   name?: string;
@@ -89,6 +111,10 @@ export class ApiClient {
     sourceVolumeId?: string;
   }): Promise<{ volume: ApiVolume; operation: ApiOperation }> {
     return this.request('POST', '/v1/volumes', body);
+  }
+
+  listNodes(): Promise<{ nodes: ApiNode[] }> {
+    return this.request('GET', '/v1/nodes');
   }
 
   getVolume(id: string): Promise<ApiVolume> {

@@ -34,12 +34,24 @@ export interface VolumeCounts {
   errors: number;
 }
 
+/** What room a pool has. */
+export interface PoolSpace {
+  pool: string;
+  totalBytes: number;
+  freeBytes: number;
+  /** What its volumes may come to. */
+  promisedBytes: number;
+  /** Less is free than its node was told to warn of. */
+  lowSpace: boolean;
+}
+
 /** Everything that was counted up to one moment. */
 export interface Sample {
   /** Milliseconds, of a clock that never goes back. */
   atMs: number;
   volumes: VolumeCounts[];
   reactors: ReactorStatus[];
+  pools: PoolSpace[];
 }
 
 export const noBuckets = (): number[] => Array.from({ length: BUCKETS }, () => 0);

@@ -10,6 +10,7 @@ const sampleOf = (atMs: number, more: Partial<ExportStatus> = {}): Sample => ({
   atMs,
   volumes: [countsOfExport(more)],
   reactors: [],
+  pools: [],
 });
 const ratesBetween = (before: Partial<ExportStatus>, now: Partial<ExportStatus>, seconds = 2) =>
   ratesOf(sampleOf(seconds * 1000, now), sampleOf(0, before)).volumes[0]!;
@@ -95,15 +96,15 @@ describe('what came between two looks', () => {
     metrics.requests.read = 500;
     metrics.latency.read.file.buckets[3] = 500;
     expect(ratesBetween({ metrics }, {})).toMatchObject({ readsPerSecond: 0, latencyMicros: { file: {} } });
-    const fresh = ratesOf(sampleOf(1000, { metrics }), { atMs: 0, volumes: [], reactors: [] });
+    const fresh = ratesOf(sampleOf(1000, { metrics }), { atMs: 0, volumes: [], reactors: [], pools: [] });
     expect(fresh.volumes[0]?.readsPerSecond).toBe(500);
   });
 
   it('has the threads, too', () => {
     const reactor = { reactor: 1, rings: 2, cpuSeconds: 5, sleeps: 10, pollsMet: 0, pollsInVain: 4 };
-    const before: Sample = { atMs: 0, volumes: [], reactors: [reactor] };
+    const before: Sample = { atMs: 0, volumes: [], reactors: [reactor], pools: [] };
     const later = { ...reactor, cpuSeconds: 6.5, sleeps: 30, pollsMet: 8, pollsInVain: 4 };
-    expect(ratesOf({ atMs: 2000, volumes: [], reactors: [later] }, before).reactors).toEqual([
+    expect(ratesOf({ atMs: 2000, volumes: [], reactors: [later], pools: [] }, before).reactors).toEqual([
       {
         reactor: 1,
         rings: 2,

@@ -1,4 +1,12 @@
-import { type GuestState, type Layer, LAYERS, noBuckets, type Sample, type VolumeCounts } from './counts.js';
+import {
+  type GuestState,
+  type Layer,
+  LAYERS,
+  noBuckets,
+  type PoolSpace,
+  type Sample,
+  type VolumeCounts,
+} from './counts.js';
 
 /** Upper bounds in microseconds; infinite = above the last bound, absent = there was no request. */
 export interface Quantiles {
@@ -43,6 +51,8 @@ export interface NodeRates {
   seconds: number;
   volumes: VolumeRates[];
   reactors: ReactorRates[];
+  /** As they are now. */
+  pools: PoolSpace[];
 }
 
 /** Compares two looks. Who was started anew meanwhile counts from then. */
@@ -72,6 +82,7 @@ export function ratesOf(now: Sample, before: Sample): NodeRates {
         pollsInVainPerSecond: rate(({ pollsInVain }) => pollsInVain),
       };
     }),
+    pools: now.pools,
   };
 }
 

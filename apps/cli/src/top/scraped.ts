@@ -1,6 +1,6 @@
 import type { MetricFamily, MetricSample } from '@cairn/agent';
 import type { ReactorStatus } from '@cairn/block-export';
-import { guestOf, noBuckets, type VolumeCounts } from './counts.js';
+import { guestOf, noBuckets, type PoolSpace, type VolumeCounts } from './counts.js';
 
 /** Families by name, as `parseMetrics` reads them. */
 export type Families = ReadonlyMap<string, MetricFamily>;
@@ -58,6 +58,22 @@ export function reactorsIn(families: Families): ReactorStatus[] {
       sleeps: of('cairn_reactor_sleeps_total'),
       pollsMet: of('cairn_reactor_polls_total', 'met'),
       pollsInVain: of('cairn_reactor_polls_total', 'vain'),
+    };
+  });
+}
+
+/** What room the pools of a data plane have, from its metrics. */
+export function poolsIn(families: Families): PoolSpace[] {
+  const at = indexOf(families, 'pool');
+  return samplesOf(families, 'cairn_pool_total_bytes').map(({ labels, value }) => {
+    const pool = labels['pool'] ?? '';
+    const of = (name: string): number => at(name, pool)[0]?.value ?? 0;
+    return {
+      pool,
+      totalBytes: value,
+      freeBytes: of('cairn_pool_free_bytes'),
+      promisedBytes: of('cairn_pool_provisioned_bytes'),
+      lowSpace: of('cairn_pool_low_space') === 1,
     };
   });
 }

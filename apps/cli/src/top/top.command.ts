@@ -24,6 +24,8 @@ A line for each volume that is exported, with what came in the last interval:
   KICKED     how many of the looks that found requests needed the driver to wake us; the others were polls
   FAULTS     rules that the guest has broken; ERRORS: requests that were answered with one
 
+Below, a line for each thread that serves them, and one for each pool: what is free, and what was promised to volumes.
+
   cairn top                              the data plane of the stack on this machine
   cairn top --agent-url http://host:8701 --agent-token-file /etc/cairn/agent-token
   cairn top --control /run/cairn/control.sock --sort latency

@@ -4,7 +4,7 @@ import { CliError } from '../cli-error.js';
 import { askControl } from '../export/control-socket.js';
 import { DataDirectory } from '../stack/data-directory.js';
 import { countsOf, type Sample } from './counts.js';
-import { reactorsIn, volumesIn } from './scraped.js';
+import { poolsIn, reactorsIn, volumesIn } from './scraped.js';
 
 const TIMEOUT_MS = 10_000;
 
@@ -26,7 +26,7 @@ export function sourceOf(
 
 async function lookAtExport(control: string): Promise<Sample> {
   const { exports, reactors } = await askControl(control, { verb: 'status' });
-  return { atMs: performance.now(), volumes: exports.map(countsOf), reactors };
+  return { atMs: performance.now(), volumes: exports.map(countsOf), reactors, pools: [] };
 }
 
 function agentSource(options: Omit<SourceOptions, 'control'>, env: NodeJS.ProcessEnv): () => Promise<Sample> {
@@ -46,7 +46,12 @@ function agentSource(options: Omit<SourceOptions, 'control'>, env: NodeJS.Proces
     const text = await scrape(new URL('/metrics', url), headers);
     const atMs = performance.now();
     const families = parseMetrics(text);
-    return { atMs, volumes: volumesIn(families), reactors: reactorsIn(families) };
+    return {
+      atMs,
+      volumes: volumesIn(families),
+      reactors: reactorsIn(families),
+      pools: poolsIn(families),
+    };
   };
 }
 

@@ -20,7 +20,12 @@ const volume = (name: string, more: Partial<VolumeRates> = {}): VolumeRates => (
   errors: 0,
   ...more,
 });
-const nodeOf = (...volumes: VolumeRates[]): NodeRates => ({ seconds: 1, volumes, reactors: [] });
+const nodeOf = (...volumes: VolumeRates[]): NodeRates => ({
+  seconds: 1,
+  volumes,
+  reactors: [],
+  pools: [],
+});
 const reactor = {
   reactor: 0,
   rings: 4,
@@ -109,6 +114,21 @@ describe('the table of cairn top', () => {
   it('says below what the threads do', () => {
     const text = tableOf({ ...nodeOf(volume('a')), reactors: [reactor] }, 'iops');
     expect(text.split('\n').at(-1)).toBe('reactor 0: 13% CPU, 4 rings, 20 sleeps/s, 40 polls/s, 75% met');
+  });
+
+  it('says at the end what room the pools have, and which is low', () => {
+    const pool = { pool: 'pool-1', totalBytes: 2 ** 30, freeBytes: 2 ** 29, promisedBytes: 2 ** 31 };
+    const pools = [
+      { ...pool, lowSpace: false },
+      { ...pool, pool: 'pool-2', lowSpace: true },
+    ];
+    const volumes = ['a', 'b', 'c'].map((name) => volume(name));
+    const lines = tableOf({ ...nodeOf(...volumes), reactors: [reactor], pools }, 'iops', 7).split('\n');
+    expect(lines.length).toBeLessThanOrEqual(6);
+    expect(lines.slice(-2)).toEqual([
+      'pool-1: 512 MiB of 1 GiB free, 2 GiB promised',
+      'pool-2: 512 MiB of 1 GiB free, 2 GiB promised, LOW ON SPACE',
+    ]);
   });
 
   it('fits into a terminal, and says what it leaves out', () => {

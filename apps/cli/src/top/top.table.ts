@@ -1,5 +1,5 @@
 import { formatBytes } from '@cairn/domain';
-import { type Layer, LAYERS } from './counts.js';
+import { type Layer, LAYERS, type PoolSpace } from './counts.js';
 import type { NodeRates, Quantiles, ReactorRates, VolumeRates } from './rates.js';
 
 /** What the table can be sorted by: most first, names from A to Z. */
@@ -50,9 +50,9 @@ export function sorted(volumes: readonly VolumeRates[], by: Sort): VolumeRates[]
   return volumes.toSorted((a, b) => key(b) - key(a) || byName(a, b));
 }
 
-/** The table as text, columns aligned, then a line for each thread; `rows`: the most lines to fill. */
-export function tableOf({ volumes, reactors }: NodeRates, by: Sort, rows = Infinity): string {
-  const room = Math.max(1, rows - reactors.length - 2);
+/** The table as text, columns aligned, then a line for each thread and pool; `rows`: the most lines to fill. */
+export function tableOf({ volumes, reactors, pools }: NodeRates, by: Sort, rows = Infinity): string {
+  const room = Math.max(1, rows - reactors.length - pools.length - 2);
   const shown = volumes.length > room ? sorted(volumes, by).slice(0, room - 1) : sorted(volumes, by);
   const lines = [
     columns.map(([title]) => title),
@@ -66,6 +66,7 @@ export function tableOf({ volumes, reactors }: NodeRates, by: Sort, rows = Infin
     ...lines.map((line) => line.map(pad).join('  ')),
     ...(more > 0 ? [`… and ${more} more`] : []),
     ...reactors.map(reactorLine),
+    ...pools.map(poolLine),
   ].join('\n');
 }
 
@@ -77,6 +78,11 @@ const reactorLine = (rates: ReactorRates): string => {
     `${rates.sleepsPerSecond.toFixed(0)} sleeps/s`,
     `${polls.toFixed(0)} polls/s${polls > 0 ? `, ${percent(rates.pollsMetPerSecond / polls)} met` : ''}`,
   ].join(', ');
+};
+
+const poolLine = ({ pool, totalBytes, freeBytes, promisedBytes, lowSpace }: PoolSpace): string => {
+  const space = `${pool}: ${formatBytes(freeBytes)} of ${formatBytes(totalBytes)} free, ${formatBytes(promisedBytes)} promised`;
+  return lowSpace ? `${space}, LOW ON SPACE` : space;
 };
 
 const percent = (share: number): string => `${(share * 100).toFixed(0)}%`;

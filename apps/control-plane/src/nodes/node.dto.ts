@@ -10,7 +10,7 @@ import {
 import { ApiProperty } from '@nestjs/swagger';
 import { Type } from 'class-transformer';
 import { ArrayMaxSize, IsArray, ValidateNested } from 'class-validator';
-import { Required, text, wholeNumber, type Check } from '../http/validation.js';
+import { boolean, Optional, Required, text, wholeNumber, type Check } from '../http/validation.js';
 
 const POOLS_MAX = 256;
 const COUNT_MAX = 2 ** 31 - 1;
@@ -23,7 +23,7 @@ const httpUrl: Check = (value) =>
     ? undefined
     : 'must be an http or https URL';
 
-/** A pool in a heartbeat and in a node. */
+/** A pool in a heartbeat. */
 export class PoolDto {
   @ApiProperty({ example: 'pool-0123456789abcdef' })
   @Required(poolId)
@@ -48,6 +48,19 @@ export class PoolDto {
   @ApiProperty({ description: 'How many volumes it holds.' })
   @Required(count)
   volumes!: number;
+
+  @ApiProperty({ description: 'Whether less is free than its node was told to warn of.', required: false })
+  @Optional(boolean)
+  lowSpace?: boolean;
+}
+
+/** A pool of a node. */
+export class NodePoolDto extends PoolDto {
+  @ApiProperty({ description: 'Whether less is free than its node was told to warn of.' })
+  override lowSpace!: boolean;
+
+  @ApiProperty({ format: 'date-time', required: false, description: 'Absent while it is not.' })
+  lowSpaceSince?: string;
 }
 
 /** What a node says about itself. */
@@ -109,8 +122,8 @@ export class NodeDto {
   @ApiProperty({ format: 'date-time' })
   createdAt!: string;
 
-  @ApiProperty({ type: [PoolDto] })
-  pools!: PoolDto[];
+  @ApiProperty({ type: [NodePoolDto] })
+  pools!: NodePoolDto[];
 }
 
 /** Every node. */
@@ -122,11 +135,21 @@ export class NodeListDto {
 /** The heartbeat as the domain knows it. */
 export function toHeartbeat(id: NodeId, dto: HeartbeatDto): Heartbeat {
   const { name, agentUrl, version, exports, connectedExports, pools } = dto;
-  return { id, name, agentUrl, version, exports, connectedExports, pools };
+  // A node of an earlier release does not say it.
+  const reports = pools.map((pool) => ({ ...roomOf(pool), lowSpace: pool.lowSpace ?? false }));
+  return { id, name, agentUrl, version, exports, connectedExports, pools: reports };
 }
 
-function toPoolDto({ id, directory, totalBytes, freeBytes, provisionedBytes, volumes }: Pool): PoolDto {
+type Room = Omit<Pool, 'nodeId' | 'lowSpaceSince'>;
+
+function roomOf({ id, directory, totalBytes, freeBytes, provisionedBytes, volumes }: Room): Room {
   return { id, directory, totalBytes, freeBytes, provisionedBytes, volumes };
+}
+
+function toPoolDto(pool: Pool): NodePoolDto {
+  const { lowSpaceSince } = pool;
+  if (lowSpaceSince === undefined) return { ...roomOf(pool), lowSpace: false };
+  return { ...roomOf(pool), lowSpace: true, lowSpaceSince: lowSpaceSince.toISOString() };
 }
 
 /** The node as the API shows it. */

@@ -1,6 +1,6 @@
-import type { NodeId } from '@cairn/domain';
+import { formatBytes, type NodeId } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
-import { Body, Controller, Get, HttpCode, Param, Put, UseGuards } from '@nestjs/common';
+import { Body, Controller, Get, HttpCode, Logger, Param, Put, UseGuards } from '@nestjs/common';
 import { ApiBearerAuth, ApiNoContentResponse, ApiOkResponse, ApiOperation, ApiTags } from '@nestjs/swagger';
 import { JoinGuard } from '../http/join.guard.js';
 import { IdPipe } from '../http/params.js';
@@ -12,6 +12,8 @@ import { HeartbeatDto, NodeListDto, toHeartbeat, toNodeDto } from './node.dto.js
 @ApiTags('nodes')
 @Controller('v1/nodes')
 export class NodesController {
+  private readonly logger = new Logger(NodesController.name);
+
   constructor(private readonly unitOfWork: UnitOfWork) {}
 
   /** Every node; nodes belong to the operator, and every project may see them. */
@@ -50,6 +52,12 @@ export class NodesController {
     @Param('nodeId', new IdPipe('node')) id: NodeId,
     @Body(new RequestPipe({ unknownFields: 'ignore' })) body: HeartbeatDto,
   ): Promise<void> {
-    await this.unitOfWork.run(({ nodes }) => nodes.heartbeat(toHeartbeat(id, body)));
+    const changes = await this.unitOfWork.run(({ nodes }) => nodes.heartbeat(toHeartbeat(id, body)));
+    for (const { id: poolId, became, freeBytes, totalBytes } of changes) {
+      const space = `${poolId} of ${body.name} (${id}) has ${formatBytes(freeBytes)} of ${formatBytes(totalBytes)} free`;
+      if (became === 'low')
+        this.logger.warn(`${space}: it is low on space, and takes no new volume while another pool can`);
+      else this.logger.log(`${space}, enough again`);
+    }
   }
 }

@@ -10,7 +10,23 @@ const node: AgentNode = {
   id: 'node-0123456789abcdef',
   name: 'host',
   version: '0.1.0',
-  pools: [],
+  pools: [
+    {
+      id: 'pool-0123456789abcdef',
+      directory: '/pool',
+      totalBytes: 100,
+      freeBytes: 5,
+      provisionedBytes: 200,
+      volumes: 1,
+      lowSpace: true,
+      fileSystem: {
+        reflink: true,
+        directMemoryAlignment: 512,
+        directOffsetAlignment: 512,
+        fsync: 'as-told',
+      },
+    },
+  ],
   exports: { total: 2, connected: 1, failed: 0 },
 };
 
@@ -59,7 +75,23 @@ describe('AgentHeartbeat', () => {
     expect(received[0]).toMatchObject({
       url: '/v1/nodes/node-0123456789abcdef/heartbeat',
       authorization: 'Bearer join',
-      body: { name: 'host', agentUrl: 'http://node:8701', exports: 2, connectedExports: 1, pools: [] },
+      body: {
+        name: 'host',
+        agentUrl: 'http://node:8701',
+        exports: 2,
+        connectedExports: 1,
+        pools: [
+          {
+            id: 'pool-0123456789abcdef',
+            directory: '/pool',
+            totalBytes: 100,
+            freeBytes: 5,
+            provisionedBytes: 200,
+            volumes: 1,
+            lowSpace: true,
+          },
+        ],
+      },
     });
   });
 

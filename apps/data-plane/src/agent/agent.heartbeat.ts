@@ -61,13 +61,14 @@ export class AgentHeartbeat {
       version,
       exports: exports.total,
       connectedExports: exports.connected,
-      pools: pools.map(({ id: poolId, directory, totalBytes, freeBytes, provisionedBytes, volumes }) => ({
-        id: poolId,
-        directory,
-        totalBytes,
-        freeBytes,
-        provisionedBytes,
-        volumes,
+      pools: pools.map((pool) => ({
+        id: pool.id,
+        directory: pool.directory,
+        totalBytes: pool.totalBytes,
+        freeBytes: pool.freeBytes,
+        provisionedBytes: pool.provisionedBytes,
+        volumes: pool.volumes,
+        lowSpace: pool.lowSpace,
       })),
     };
     const { id: nodeId, ...body } = heartbeat;

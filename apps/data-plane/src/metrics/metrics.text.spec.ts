@@ -21,6 +21,7 @@ const textOf = (statuses: ExportStatus[]): Promise<string> =>
       ],
     },
     pool,
+    70,
   ).render();
 
 /** The values of a family by its labels. */
@@ -127,6 +128,7 @@ describe('the metrics of a node', () => {
   it('tell of threads, pool and process', async () => {
     expect(await valuesOf('cairn_reactor_polls_total', [])).toEqual({ '0 met': 5, '0 vain': 6 });
     expect(await valuesOf('cairn_pool_free_bytes', [])).toEqual({ [pool.poolId]: 2 });
+    expect(await valuesOf('cairn_pool_low_space', [])).toEqual({ [pool.poolId]: 1 });
     const [rss] = Object.values(await valuesOf('process_resident_memory_bytes', []));
     expect(rss).toBeGreaterThan(2 ** 20);
   });

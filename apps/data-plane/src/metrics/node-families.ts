@@ -6,8 +6,8 @@ import type { Family, Sample } from './exposition.js';
 const MICROS_PER_SECOND = 1_000_000;
 const REACTOR = ['reactor'] as const;
 
-/** The pool with its name. */
-export type NamedPool = PoolCapacity & { readonly poolId: string };
+/** The pool with its name, and whether less is free than the node was told to warn of. */
+export type NamedPool = PoolCapacity & { readonly poolId: string; readonly lowSpace: boolean };
 
 const ofReactor =
   (value: (status: ReactorStatus) => number) =>
@@ -74,6 +74,13 @@ export const poolFamilies: readonly Family<NamedPool>[] = [
     labels: ['pool'],
     help: 'What the volumes of the pool may come to.',
     samples: ofPool('provisionedBytes'),
+  },
+  {
+    name: 'cairn_pool_low_space',
+    type: 'gauge',
+    labels: ['pool'],
+    help: 'Whether less is free than CAIRN_LOW_SPACE_PERCENT.',
+    samples: ({ poolId, lowSpace }) => [[[poolId], Number(lowSpace)]],
   },
 ];
 

@@ -5,10 +5,10 @@ import { chooseNode } from './choose-node.js';
 /** A ready node with one pool of 100 GiB, half of it free. */
 function nodeOf(
   digit: string,
-  changes: { state?: Node['state']; freeGib?: number; provisionedGib?: number } = {},
+  changes: { state?: Node['state']; freeGib?: number; provisionedGib?: number; low?: boolean } = {},
 ): Node {
   const id = `node-${digit.repeat(16)}` as const;
-  const { state = 'ready', freeGib = 50, provisionedGib = 0 } = changes;
+  const { state = 'ready', freeGib = 50, provisionedGib = 0, low = false } = changes;
   return {
     id,
     name: `host-${digit}`,
@@ -28,6 +28,7 @@ function nodeOf(
         freeBytes: freeGib * GIB,
         provisionedBytes: provisionedGib * GIB,
         volumes: 0,
+        ...(low && { lowSpaceSince: new Date(0) }),
       },
     ],
   };
@@ -58,6 +59,19 @@ describe('chooseNode', () => {
     const nodes = [nodeOf('1', { freeGib: 20 }), nodeOf('2', { freeGib: 60 })];
     const tries = [1, 2, 3].map((attempt) => chooseNode(nodes, { ...request, attempt }).nodeId);
     expect(tries).toEqual([nodes[1]?.id, nodes[0]?.id, nodes[1]?.id]);
+  });
+
+  it('takes a pool that is low on space only when no other has room, or after all others', () => {
+    const nodes = [
+      nodeOf('1', { freeGib: 90, low: true }),
+      nodeOf('2', { freeGib: 20 }),
+      nodeOf('3', { freeGib: 30 }),
+    ];
+    const tries = [1, 2, 3].map((attempt) => chooseNode(nodes, { ...request, attempt }).nodeId);
+    expect(tries).toEqual([nodes[2]?.id, nodes[1]?.id, nodes[0]?.id]);
+    nodes[1] = nodeOf('2', { provisionedGib: 200 });
+    nodes[2] = nodeOf('3', { state: 'down' });
+    expect(chooseNode(nodes, request).nodeId).toBe(nodes[0]?.id);
   });
 
   it('promises no more than the over-commit ratio allows', () => {

@@ -19,7 +19,8 @@ export interface Place {
 const reservedFraction = 0.05;
 
 /**
- * Chooses the ready pool with the most free space that may still promise the volume's size.
+ * Chooses the ready pool with the most free space that may still promise the volume's size; one that is low on space
+ * only when no other has room.
  *
  * Throws `node-unavailable` when no node is ready and `no-capacity` when none of them has room; both pass
  * by themselves when a node comes back or space is freed.
@@ -33,6 +34,7 @@ export function chooseNode(nodes: readonly Node[], request: PlacementRequest): P
     });
   }
   const roomy = pools.filter((pool) => hasRoom(pool, request)).sort(byFreeSpace);
+  roomy.sort((a, b) => Number(isLow(a)) - Number(isLow(b)));
   const chosen = roomy[(request.attempt - 1) % roomy.length];
   if (chosen !== undefined) return { nodeId: chosen.nodeId, poolId: chosen.id };
   throw new DomainError('no-capacity', {
@@ -44,6 +46,8 @@ function hasRoom(pool: Pool, { sizeBytes, overcommitRatio }: PlacementRequest): 
   const promises = pool.provisionedBytes + sizeBytes <= pool.totalBytes * overcommitRatio;
   return promises && pool.freeBytes > pool.totalBytes * reservedFraction;
 }
+
+const isLow = ({ lowSpaceSince }: Pool): boolean => lowSpaceSince !== undefined;
 
 function byFreeSpace(a: Pool, b: Pool): number {
   return b.freeBytes - a.freeBytes || a.provisionedBytes - b.provisionedBytes || (a.id < b.id ? -1 : 1);

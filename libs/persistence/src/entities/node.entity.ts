@@ -61,6 +61,10 @@ export class PoolEntity {
   @Column({ type: 'int4' })
   volumes!: number;
 
+  /** When a heartbeat first said that it is low on space, as each has since. */
+  @Column({ name: 'low_space_since', type: 'timestamptz', nullable: true })
+  lowSpaceSince!: Date | null;
+
   @Column({ name: 'updated_at', type: 'timestamptz', default: () => 'now()' })
   updatedAt!: Date;
 }

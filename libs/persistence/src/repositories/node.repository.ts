@@ -5,6 +5,8 @@ import {
   type Node,
   type NodeId,
   type Pool,
+  type PoolReport,
+  type SpaceChange,
 } from '@cairn/domain';
 import type { EntityManager } from 'typeorm';
 import { NodeEntity, PoolEntity } from '../entities/node.entity.js';
@@ -14,8 +16,11 @@ import { returning } from '../hydrate.js';
 export class NodeRepository {
   constructor(private readonly manager: EntityManager) {}
 
-  /** Takes in a heartbeat: the node is `ready` from now on and its pools are those it named. Run it in a transaction. */
-  async heartbeat(beat: Heartbeat): Promise<void> {
+  /**
+   * Takes in a heartbeat: the node is `ready` from now on and its pools are those it named. Run it in a transaction.
+   * Tells which pools have become low on space, or are not any more: each change once, whoever takes in the heartbeats.
+   */
+  async heartbeat(beat: Heartbeat): Promise<SpaceChange[]> {
     await this.manager.query(
       `INSERT INTO nodes (id, name, agent_url, version, state, exports, connected_exports, last_heartbeat_at)
        VALUES ($1, $2, $3, $4, 'ready', $5, $6, now())
@@ -23,28 +28,44 @@ export class NodeRepository {
          exports = $5, connected_exports = $6, last_heartbeat_at = now()`,
       [beat.id, beat.name, beat.agentUrl, beat.version, beat.exports, beat.connectedExports],
     );
+    const changes: SpaceChange[] = [];
     for (const pool of beat.pools) {
-      // A pool that now hangs on another host moves with it.
-      await this.manager.query(
-        `INSERT INTO pools (id, node_id, directory, total_bytes, free_bytes, provisioned_bytes, volumes, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, now())
-         ON CONFLICT (id) DO UPDATE SET node_id = $2, directory = $3, total_bytes = $4, free_bytes = $5,
-           provisioned_bytes = $6, volumes = $7, updated_at = now()`,
-        [
-          pool.id,
-          beat.id,
-          pool.directory,
-          pool.totalBytes,
-          pool.freeBytes,
-          pool.provisionedBytes,
-          pool.volumes,
-        ],
-      );
+      const wasLow = await this.takeIn(beat.id, pool);
+      if (wasLow !== pool.lowSpace) changes.push({ ...pool, became: pool.lowSpace ? 'low' : 'enough' });
     }
     await this.manager.query('DELETE FROM pools WHERE node_id = $1 AND NOT (id = ANY ($2))', [
       beat.id,
       beat.pools.map((pool) => pool.id),
     ]);
+    return changes;
+  }
+
+  /** Takes in what a heartbeat says of a pool, and tells whether it was low on space before. */
+  private async takeIn(nodeId: NodeId, pool: PoolReport): Promise<boolean> {
+    const [before] = await this.manager.find(PoolEntity, {
+      where: { id: pool.id },
+      lock: { mode: 'pessimistic_write' },
+    });
+    // A pool that now hangs on another host moves with it.
+    await this.manager.query(
+      `INSERT INTO pools (id, node_id, directory, total_bytes, free_bytes, provisioned_bytes, volumes, updated_at,
+         low_space_since)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, now(), CASE WHEN $8 THEN now() END)
+       ON CONFLICT (id) DO UPDATE SET node_id = $2, directory = $3, total_bytes = $4, free_bytes = $5,
+         provisioned_bytes = $6, volumes = $7, updated_at = now(),
+         low_space_since = CASE WHEN $8 THEN coalesce(pools.low_space_since, now()) END`,
+      [
+        pool.id,
+        nodeId,
+        pool.directory,
+        pool.totalBytes,
+        pool.freeBytes,
+        pool.provisionedBytes,
+        pool.volumes,
+        pool.lowSpace,
+      ],
+    );
+    return before !== undefined && before.lowSpaceSince !== null;
   }
 
   /** Every node with its pools, by name. */
@@ -111,6 +132,7 @@ function toNode(row: NodeEntity, pools: readonly PoolEntity[]): Node {
 }
 
 function toPool(row: PoolEntity): Pool {
-  const { id, nodeId, directory, totalBytes, freeBytes, provisionedBytes, volumes } = row;
-  return { id, nodeId, directory, totalBytes, freeBytes, provisionedBytes, volumes };
+  const { id, nodeId, directory, totalBytes, freeBytes, provisionedBytes, volumes, lowSpaceSince } = row;
+  const pool = { id, nodeId, directory, totalBytes, freeBytes, provisionedBytes, volumes };
+  return lowSpaceSince === null ? pool : { ...pool, lowSpaceSince };
 }
