@@ -54,7 +54,11 @@ export class DataPlane {
     Logger.overrideLogger(logger);
     const kill = (): void => void process.kill(process.pid, 'SIGKILL');
     const faultPoints = armFaultPoints(process.env, kill, STEPS.map(storeFault));
-    const reactors = await Reactors.start({ reactors: config.reactors, pollMicros: config.pollMicros });
+    const reactors = await Reactors.start({
+      reactors: config.reactors,
+      pollMicros: config.pollMicros,
+      onNotice: (notice) => logger.warn(notice),
+    });
     try {
       const predecessor = await Predecessor.find(config.stateDirectory, faultPoints);
       const options = { config, version, reactors, faultPoints };

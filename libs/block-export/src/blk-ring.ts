@@ -54,6 +54,11 @@ export class BlkRing {
   deficit = 0;
   /** The volume's rate limit holds it back; a timer wakes it. */
   throttled = false;
+  /** Has it looked at again, whatever held it back. */
+  readonly wake = (): void => {
+    this.throttled = false;
+    this.shard.host.activate(this);
+  };
   readonly turn = new RateTurn();
   /** Takes no more requests: it is about to stop. */
   stopping = false;

@@ -1,5 +1,4 @@
-import { closeSync, fstatSync, lstatSync, unlinkSync } from 'node:fs';
-import { check, native } from '@cairn/native';
+import { closeSync, fstatSync } from 'node:fs';
 import {
   FdBag,
   FdList,
@@ -12,15 +11,13 @@ import {
 import { BlkBackend, type RingPlaces } from './blk-backend.js';
 import { ExportArena } from './export-arena.js';
 import { adoptHead, closeVolumeFile, openChain } from './layer-files.js';
+import { Listener, openListener, removeSocket } from './listener.js';
 import type { ReactorLoop } from './reactor-loop.js';
+import { REACTOR_COUNTER } from './reactor-metrics.js';
 import type { ConnectionStatus, ExportSpec } from './reactor-protocol.js';
 import { RingTurn, type TurnMember } from './ring-turn.js';
 import { ServedFiles } from './served-files.js';
 import { openVolumeFile, volumeUnitBytes, type VolumeFile } from './volume-file.js';
-
-const SOCKET_MODE = 0o600;
-const EADDRINUSE = 98;
-const EAGAIN = 11;
 
 /** Front-ends that are heard at once: the source and the destination of a migration. The next waits in the backlog. */
 const MAX_FRONT_ENDS = 2;
@@ -40,8 +37,7 @@ export class Export {
   private readonly backend: BlkBackend;
   private readonly turn: RingTurn;
   readonly files: ServedFiles;
-  private readonly listenFd: number;
-  private acceptSource: number | undefined;
+  private readonly listener: Listener;
   private readonly frontEnds = new Set<FrontEnd>();
   private lastDisconnect: string | undefined;
   private readonly disconnects = new Map<string, number>();
@@ -70,14 +66,18 @@ export class Export {
     try {
       file = openFile(spec, reader);
       listenFd = openListener(spec, reader);
-      this.listenFd = listenFd;
       const shard = { exportId: id, file, readOnly, serial, arena: options.arena };
       const arena = ExportArena.over(options.arena);
       this.backend = new BlkBackend(places, { spec: shard, arena, numQueues });
       this.files = new ServedFiles(file, this.backend, spec);
       this.turn = new RingTurn(this.backend);
+      this.listener = new Listener(loop, listenFd, {
+        onFrontEnd: (fd) => this.welcome(fd),
+        onShortage: (errno) => this.noteShortage(errno),
+        onFailure: () => this.noteDisconnect('accept-failed'),
+      });
       if (reader) this.adopt(reader);
-      else this.awaitFrontEnd();
+      else this.listener.start();
     } catch (error) {
       if (file) closeVolumeFile(file);
       if (listenFd !== undefined) closeSync(listenFd);
@@ -133,7 +133,7 @@ export class Export {
     this.closeWaiters.push(done);
     if (this.ending) return;
     this.ending = true;
-    if (this.acceptSource !== undefined) this.loop.unwatch(this.acceptSource);
+    this.listener.stop();
     if (this.frontEnds.size === 0) this.end();
     else for (const { session } of [...this.frontEnds]) session.close();
   }
@@ -145,8 +145,7 @@ export class Export {
   suspend(done: (handed: Handed) => void): void {
     if (this.ending) throw new Error(`export ${this.spec.id} is on its way out`);
     this.suspension = { done, told: false };
-    if (this.acceptSource !== undefined) this.loop.unwatch(this.acceptSource);
-    this.acceptSource = undefined;
+    this.listener.stop();
     for (const frontEnd of this.frontEnds) {
       frontEnd.session.suspend(() => {
         frontEnd.still = true;
@@ -165,7 +164,7 @@ export class Export {
       frontEnd.session.resume();
       this.hear(frontEnd);
     }
-    if (this.frontEnds.size < MAX_FRONT_ENDS) this.awaitFrontEnd();
+    if (this.frontEnds.size < MAX_FRONT_ENDS) this.listener.start();
   }
 
   /** Lets go of everything after `suspend`, as a successor has it: no file is flushed, no socket removed. */
@@ -191,7 +190,7 @@ export class Export {
     );
     const state = {
       ...(head >= 0 && { head: { fd: list.add(head), cache: this.spec.cache } }),
-      listener: list.add(this.listenFd),
+      listener: list.add(this.listener.fd),
       device: this.backend.state(),
       frontEnds: ordered.map(({ session }) => session.state(list)),
     };
@@ -213,28 +212,9 @@ export class Export {
     }
   }
 
-  private awaitFrontEnd(): void {
-    this.acceptSource = this.loop.watch(this.listenFd, () => this.accept());
-  }
-
-  /** Takes whoever waits, as far as there is room: several may have come for one event. */
-  private accept(): void {
-    while (this.frontEnds.size < MAX_FRONT_ENDS && !this.ending) {
-      const fd = native.accept(this.listenFd);
-      if (fd < 0) {
-        if (fd !== -EAGAIN) this.noteDisconnect('accept-failed');
-        return;
-      }
-      this.welcome(fd);
-    }
-  }
-
   private welcome(fd: number): void {
     const frontEnd = this.join((member, events) => Session.begin(fd, member, events));
-    if (this.frontEnds.size === MAX_FRONT_ENDS) {
-      this.loop.unwatch(this.acceptSource!);
-      this.acceptSource = undefined;
-    }
+    if (this.frontEnds.size === MAX_FRONT_ENDS) this.listener.stop();
     this.hear(frontEnd);
   }
 
@@ -263,7 +243,7 @@ export class Export {
     this.frontEnds.delete(frontEnd);
     if (reason) this.noteDisconnect(reason.fault, reason.message);
     if (this.suspension) this.tellIfStill();
-    else if (!this.ending && this.acceptSource === undefined) this.awaitFrontEnd();
+    else if (!this.ending) this.listener.start();
     if (this.closeWaiters.length > 0 && this.frontEnds.size === 0) this.end();
   }
 
@@ -272,11 +252,19 @@ export class Export {
     this.disconnects.set(name, (this.disconnects.get(name) ?? 0) + 1);
   }
 
+  private noteShortage(errno: string): void {
+    this.loop.count(REACTOR_COUNTER.shortages);
+    this.loop.onNotice(
+      `export ${this.spec.id} cannot take a front-end that waits (${errno}); it is tried again each second. ` +
+        'Raise the limit of open files (ulimit -n), or give the host more memory',
+    );
+  }
+
   private end(): void {
     const end = (): void =>
       this.backend.close(() => {
         this.files.close();
-        closeSync(this.listenFd);
+        this.listener.close();
         if (!this.handedOver && this.spec.socketFd === undefined && this.spec.socketPath !== undefined)
           removeSocket(this.spec.socketPath);
         for (const done of this.closeWaiters.splice(0)) done();
@@ -301,46 +289,4 @@ const openFile = (spec: ExportSpec, reader: HandedReader | undefined): VolumeFil
   }
 };
 
-const openListener = (spec: ExportSpec, reader: HandedReader | undefined): number => {
-  if (!reader) return spec.socketFd === undefined ? listen(spec) : inherited(spec.socketFd);
-  const fd = reader.fd('listener');
-  try {
-    return inherited(fd);
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
-};
-
 const nullFile = (sizeBytes: number): VolumeFile => ({ fd: -1, sizeBytes, memoryMask: 0, offsetMask: 0 });
-
-/** Listens on a socket file of mode 0600; one that a dead process left behind is replaced, anything else is not. */
-const listen = ({ socketPath: path, socketIsOurs = false }: ExportSpec): number => {
-  if (path === undefined) throw new Error('an export needs a socket path or a listening socket');
-  let fd = native.unixListen(path, 16, SOCKET_MODE);
-  if (fd === -EADDRINUSE) {
-    if (!lstatSync(path).isSocket()) throw new Error(`${path} exists and is not a socket; move it away`);
-    // Only a refused connection proves that nobody listens; a full backlog, say, or another user's socket does not.
-    const nobody = socketIsOurs || check(`connect to ${path}`, native.unixProbe(path)) === 0;
-    if (!nobody) throw new Error(`another process listens on ${path}; stop it or choose another path`);
-    unlinkSync(path);
-    fd = native.unixListen(path, 16, SOCKET_MODE);
-  }
-  return check(`listen on ${path}`, fd);
-};
-
-/** Checks a socket that was handed down to this process: it must be one, or polling it would never rest. */
-const inherited = (fd: number): number => {
-  check(`use descriptor ${fd}`, native.setNonblocking(fd, 1));
-  if (!fstatSync(fd).isSocket()) throw new Error(`descriptor ${fd} is not a socket`);
-  return fd;
-};
-
-/** Removes a socket file as far as it can be: one that stays is replaced by whoever listens there next. */
-const removeSocket = (path: string): void => {
-  try {
-    unlinkSync(path);
-  } catch {
-    // Gone already, or its directory was taken away from us; no other guest of this thread may suffer from that.
-  }
-};

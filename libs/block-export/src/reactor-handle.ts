@@ -1,6 +1,6 @@
 import type { Worker } from 'node:worker_threads';
 import { native } from '@cairn/native';
-import type { AnswerMessage, CommandMessage, ReactorCommand } from './reactor-protocol.js';
+import type { AnswerMessage, CommandMessage, NoticeMessage, ReactorCommand } from './reactor-protocol.js';
 
 /** One reactor thread, seen from the main thread. */
 export class ReactorHandle {
@@ -22,6 +22,7 @@ export class ReactorHandle {
   constructor(
     worker: Worker,
     private readonly wakeFd: number,
+    onNotice: (notice: string) => void,
   ) {
     this.worker = worker;
     this.ended = new Promise((resolve) => worker.once('exit', () => resolve()));
@@ -35,9 +36,11 @@ export class ReactorHandle {
       worker.on('error', (cause) => die(new Error(`a reactor thread died: ${String(cause)}`, { cause })));
       worker.on('exit', (code) => die(new Error(`a reactor thread has ended (exit code ${code})`)));
     });
-    worker.on('message', (answer: AnswerMessage) => {
+    worker.on('message', (answer: AnswerMessage | NoticeMessage) => {
+      if ('notice' in answer) return onNotice(answer.notice);
       this.waiting.get(answer.sequence)?.resolve(answer);
       this.waiting.delete(answer.sequence);
+      return undefined;
     });
   }
 

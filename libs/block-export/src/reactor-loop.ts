@@ -1,10 +1,12 @@
-import { IO_URING, native } from '@cairn/native';
+import { native } from '@cairn/native';
 import type { BlkRing } from './blk-ring.js';
 import { IoUring } from './io-uring.js';
 import { REACTOR_COUNTER, type ReactorMetrics } from './reactor-metrics.js';
 import { RequestSlots } from './request-slots.js';
 import { IO_COMPLETION, type ShardHost } from './shard-host.js';
 import { COUNTER, HISTOGRAM } from './shard-metrics.js';
+import { SOURCE_EVENT, Sources } from './sources.js';
+import { Timers } from './timers.js';
 import { ViewCache } from './view-cache.js';
 
 // One thread, one io_uring, many virtqueues.
@@ -17,21 +19,11 @@ import { ViewCache } from './view-cache.js';
 
 const QUEUE_ENTRIES = 1024;
 const SLOTS = 1024;
-const SOURCE_EVENT = 2;
-const POLLIN = 1;
-const POLLRDHUP = 0x2000;
 const CLOCK_EVERY = 32;
 const UNKICKED_POLL_MICROS = 1000;
 const MIN_SLOT_SHARE = 16;
 /** Looking on for less than this is not worth its clock readings. */
 const MIN_SPIN_MICROS = 4;
-const U31 = 0x7fffffff;
-
-/** A descriptor that the loop watches; `onReady` is told each time something happened on it. */
-interface Source {
-  fd: number;
-  onReady: () => void;
-}
 
 /** The event loop of a reactor thread. */
 export class ReactorLoop implements ShardHost {
@@ -41,7 +33,9 @@ export class ReactorLoop implements ShardHost {
   now = native.clockMicros();
   /** Called when a guest's memory vanished under us (SIGBUS); whoever has the sessions looks which. */
   onMemoryFault: () => void = () => undefined;
-  private readonly sources = new Map<number, Source>();
+  /** Tells the operator of something; told rarely. */
+  onNotice: (notice: string) => void = () => undefined;
+  private readonly sources = new Sources(this.uring);
   private readonly kickSources = new Map<BlkRing, number>();
   /** Rings whose front-end gave no kick descriptor, so that we must look (vhost-user spec, VHOST_USER_VRING_NOFD). */
   private readonly unkicked = new Set<BlkRing>();
@@ -51,11 +45,9 @@ export class ReactorLoop implements ShardHost {
   private activeShards = 0;
   private readonly slotWaiters: (() => void)[] = [];
   private chores: (() => void)[] = [];
-  private readonly timers = new Map<BlkRing, number>();
-  private timerAt = 0;
+  private readonly timers = new Timers();
   private readonly faults = new Int32Array(native.guardFaults());
   private faultsSeen = 0;
-  private lastSource = 0;
   private stopped = false;
   /** Did the last submission complete while it was submitted (page cache)? Then waiting for it is wasted. */
   private inline = true;
@@ -89,16 +81,26 @@ export class ReactorLoop implements ShardHost {
 
   /** Watches a descriptor until `unwatch`; the descriptor stays the caller's. */
   watch(fd: number, onReady: () => void): number {
-    this.lastSource = (this.lastSource + 1) & U31;
-    this.sources.set(this.lastSource, { fd, onReady });
-    this.armSource(this.lastSource, fd);
-    return this.lastSource;
+    return this.sources.watch(fd, onReady);
   }
 
   unwatch(id: number): void {
-    if (!this.sources.delete(id)) return;
-    // Not POLL_REMOVE: that fails while an event of the poll is on its way, and the poll would keep the file open.
-    this.uring.prepare(IO_URING.op.ASYNC_CANCEL, -1, 0, 0, id, SOURCE_EVENT, 0, 0, 0, 0);
+    this.sources.unwatch(id);
+  }
+
+  /** Calls `callback` once, in so many microseconds (1 to 2^31 - 1); asked again before, then later or earlier instead. */
+  later(callback: () => void, micros: number): void {
+    this.timers.set(callback, (native.clockMicros() + micros) | 0);
+  }
+
+  /** Counts one; see REACTOR_COUNTER. */
+  count(counter: number): void {
+    this.metrics.count(counter);
+  }
+
+  /** Forgets what `later` was asked for. */
+  cancelLater(callback: () => void): void {
+    this.timers.delete(callback);
   }
 
   // ---- ShardHost ------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ export class ReactorLoop implements ShardHost {
       dropFrom(this.active, ring);
       this.deactivated(ring);
     }
-    this.timers.delete(ring);
+    this.timers.delete(ring.wake);
     this.unwatchKick(ring);
   }
 
@@ -163,9 +165,7 @@ export class ReactorLoop implements ShardHost {
   }
 
   wakeLater(ring: BlkRing, micros: number): void {
-    const at = (this.now + micros) | 0;
-    if (this.timers.size === 0 || ((at - this.timerAt) | 0) < 0) this.timerAt = at;
-    this.timers.set(ring, at);
+    this.timers.set(ring.wake, (this.now + micros) | 0);
   }
 
   // ---- the round ------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ export class ReactorLoop implements ShardHost {
       this.slots.shard[low]!.completed(low, result);
       if (ring && !ring.active && !ring.stopping) this.activate(ring);
     } else if (high === SOURCE_EVENT) {
-      this.sourceReady(low, flags);
+      this.sources.ready(low, flags);
     }
   };
 
@@ -184,7 +184,7 @@ export class ReactorLoop implements ShardHost {
   round(): void {
     const { uring } = this;
     this.now = native.clockMicros();
-    if (this.timers.size > 0) this.runTimers();
+    if (this.timers.size > 0) this.timers.run(this.now);
     let taken = 0;
     const { active } = this;
     for (let index = 0; index < active.length; index += 1) {
@@ -296,7 +296,7 @@ export class ReactorLoop implements ShardHost {
   private sleep(): void {
     let micros = this.unkicked.size > 0 ? UNKICKED_POLL_MICROS : 0;
     if (this.timers.size > 0) {
-      const left = Math.max(1, (this.timerAt - native.clockMicros()) | 0);
+      const left = this.timers.microsLeft(native.clockMicros());
       micros = micros === 0 ? left : Math.min(micros, left);
     }
     this.metrics.count(REACTOR_COUNTER.sleeps);
@@ -307,23 +307,6 @@ export class ReactorLoop implements ShardHost {
     const { chores } = this;
     this.chores = [];
     for (const work of chores) work();
-  }
-
-  private runTimers(): void {
-    if (((this.timerAt - this.now) | 0) > 0) return;
-    let next = 0;
-    let any = false;
-    for (const [ring, at] of this.timers) {
-      if (((at - this.now) | 0) <= 0) {
-        this.timers.delete(ring);
-        ring.throttled = false;
-        this.activate(ring);
-      } else if (!any || ((at - next) | 0) < 0) {
-        any = true;
-        next = at;
-      }
-    }
-    this.timerAt = next;
   }
 
   private publishAll(): void {
@@ -346,30 +329,7 @@ export class ReactorLoop implements ShardHost {
     shard.metrics.add(called ? COUNTER.calls : COUNTER.callsSuppressed, 1);
   }
 
-  // ---- sources --------------------------------------------------------------------------------------------------
-
-  private sourceReady(id: number, flags: number): void {
-    const source = this.sources.get(id);
-    if (!source) return;
-    if ((flags & IO_URING.cqe.MORE) === 0) this.armSource(id, source.fd);
-    source.onReady();
-  }
-
-  private armSource(id: number, fd: number): void {
-    const events = POLLIN | POLLRDHUP;
-    this.uring.prepare(
-      IO_URING.op.POLL_ADD,
-      fd,
-      0,
-      0,
-      0,
-      0,
-      IO_URING.poll.ADD_MULTI,
-      events,
-      id,
-      SOURCE_EVENT,
-    );
-  }
+  // ---- kicks ----------------------------------------------------------------------------------------------------
 
   private watchKick(ring: BlkRing): void {
     const { kickFd } = ring.fds;

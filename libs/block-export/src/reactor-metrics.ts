@@ -1,14 +1,19 @@
 import { readFileSync } from 'node:fs';
 
-/** What a reactor thread counts of itself: how often it slept, and what came of looking on instead. */
-export const REACTOR_COUNTERS = ['sleeps', 'pollsMet', 'pollsInVain'] as const;
+/**
+ * What a reactor thread counts of itself: how often it slept, what came of looking on instead, and how often the host
+ * lacked something for a front-end that has come.
+ */
+export const REACTOR_COUNTERS = ['sleeps', 'pollsMet', 'pollsInVain', 'shortages'] as const;
 export type ReactorCounterName = (typeof REACTOR_COUNTERS)[number];
 
 /** Where each counter is. */
-export const REACTOR_COUNTER = { sleeps: 0, pollsMet: 1, pollsInVain: 2 } as const satisfies Record<
-  ReactorCounterName,
-  number
->;
+export const REACTOR_COUNTER = {
+  sleeps: 0,
+  pollsMet: 1,
+  pollsInVain: 2,
+  shortages: 3,
+} as const satisfies Record<ReactorCounterName, number>;
 
 /** Counters of one reactor thread, in memory that all of them share: that thread writes, any thread reads. */
 export class ReactorMetrics {
@@ -29,8 +34,8 @@ export class ReactorMetrics {
   }
 
   counts(): Record<ReactorCounterName, number> {
-    const [sleeps, pollsMet, pollsInVain] = this.numbers;
-    return { sleeps: sleeps!, pollsMet: pollsMet!, pollsInVain: pollsInVain! };
+    const [sleeps, pollsMet, pollsInVain, shortages] = this.numbers;
+    return { sleeps: sleeps!, pollsMet: pollsMet!, pollsInVain: pollsInVain!, shortages: shortages! };
   }
 }
 

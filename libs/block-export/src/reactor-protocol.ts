@@ -94,6 +94,11 @@ export interface CommandMessage {
   command: ReactorCommand;
 }
 
+/** Something that the operator must know, of which no command asked. */
+export interface NoticeMessage {
+  notice: string;
+}
+
 /** The answer to a command; `error` is the reason why it was not done. */
 export interface AnswerMessage {
   sequence: number;

@@ -8,7 +8,13 @@ import { Peers } from './peers.js';
 import { Placement } from './placement.js';
 import { ReactorLoop } from './reactor-loop.js';
 import { ReactorMetrics } from './reactor-metrics.js';
-import type { AnswerMessage, CommandMessage, ReactorCommand, ReactorStart } from './reactor-protocol.js';
+import type {
+  AnswerMessage,
+  CommandMessage,
+  NoticeMessage,
+  ReactorCommand,
+  ReactorStart,
+} from './reactor-protocol.js';
 import { ShardDirectory, type ShardRequest } from './shard-directory.js';
 
 // Entry of a reactor thread. It lives in `loop.run()` and is woken for commands, of the main thread and of the other
@@ -115,6 +121,7 @@ loop.onMemoryFault = (): void => {
   // The session may live on a thread that sleeps.
   peers.wakeAll();
 };
+loop.onNotice = (notice): void => main.postMessage({ notice } satisfies NoticeMessage);
 loop.watch(wakeFd, onWake);
 main.postMessage({ sequence: 0, threadId: Number(basename(readlinkSync('/proc/thread-self'))) });
 loop.run();

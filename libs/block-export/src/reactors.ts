@@ -41,6 +41,8 @@ export interface ReactorsOptions {
   reactors?: number;
   /** How long a thread looks at rings that were busy before it sleeps, at most; 0 = never. See docs/polling.md. */
   pollMicros?: number;
+  /** Told what the operator should know, for the log; told rarely. */
+  onNotice?: (notice: string) => void;
 }
 
 /** An export and where it lives. */
@@ -96,7 +98,7 @@ export class Reactors {
         name: `reactor ${reactor}`,
         trackUnmanagedFds: false, // descriptors come from the addon and over sockets, which Node.js does not see
       });
-      return new ReactorHandle(worker, wakeFd);
+      return new ReactorHandle(worker, wakeFd, options.onNotice ?? (() => undefined));
     });
     const reactors = new Reactors(handles, wakeFds, shared);
     try {

@@ -146,6 +146,7 @@ const serve = async (specs: readonly ExportSpec[], options: ExportOptions): Prom
   const reactor = await Reactors.start({
     pollMicros: options.pollMicros,
     reactors: options.reactors,
+    onNotice: (notice) => process.stderr.write(`${notice}\n`),
   });
   let closeControl: (() => void) | undefined;
   try {

@@ -101,7 +101,15 @@ describe('what came between two looks', () => {
   });
 
   it('has the threads, too', () => {
-    const reactor = { reactor: 1, rings: 2, cpuSeconds: 5, sleeps: 10, pollsMet: 0, pollsInVain: 4 };
+    const reactor = {
+      reactor: 1,
+      rings: 2,
+      cpuSeconds: 5,
+      sleeps: 10,
+      pollsMet: 0,
+      pollsInVain: 4,
+      shortages: 0,
+    };
     const before: Sample = { atMs: 0, volumes: [], reactors: [reactor], pools: [] };
     const later = { ...reactor, cpuSeconds: 6.5, sleeps: 30, pollsMet: 8, pollsInVain: 4 };
     expect(ratesOf({ atMs: 2000, volumes: [], reactors: [later], pools: [] }, before).reactors).toEqual([

@@ -58,6 +58,7 @@ export function reactorsIn(families: Families): ReactorStatus[] {
       sleeps: of('cairn_reactor_sleeps_total'),
       pollsMet: of('cairn_reactor_polls_total', 'met'),
       pollsInVain: of('cairn_reactor_polls_total', 'vain'),
+      shortages: of('cairn_reactor_shortages_total'),
     };
   });
 }

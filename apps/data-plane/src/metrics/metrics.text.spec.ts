@@ -17,7 +17,7 @@ const textOf = (statuses: ExportStatus[]): Promise<string> =>
     {
       statuses: async () => statuses,
       reactorStatuses: () => [
-        { reactor: 0, cpuSeconds: 1.25, rings: 3, sleeps: 7, pollsMet: 5, pollsInVain: 6 },
+        { reactor: 0, cpuSeconds: 1.25, rings: 3, sleeps: 7, pollsMet: 5, pollsInVain: 6, shortages: 2 },
       ],
     },
     pool,
@@ -127,6 +127,7 @@ describe('the metrics of a node', () => {
 
   it('tell of threads, pool and process', async () => {
     expect(await valuesOf('cairn_reactor_polls_total', [])).toEqual({ '0 met': 5, '0 vain': 6 });
+    expect(await valuesOf('cairn_reactor_shortages_total', [])).toEqual({ '0': 2 });
     expect(await valuesOf('cairn_pool_free_bytes', [])).toEqual({ [pool.poolId]: 2 });
     expect(await valuesOf('cairn_pool_low_space', [])).toEqual({ [pool.poolId]: 1 });
     const [rss] = Object.values(await valuesOf('process_resident_memory_bytes', []));

@@ -46,6 +46,13 @@ export const reactorFamilies: readonly Family<ReactorStatus>[] = [
       [[String(reactor), 'vain'], pollsInVain],
     ],
   },
+  {
+    name: 'cairn_reactor_shortages_total',
+    type: 'counter',
+    labels: REACTOR,
+    help: 'Times that a front-end had to wait for want of descriptors or memory on the host.',
+    samples: ofReactor(({ shortages }) => shortages),
+  },
 ];
 
 const ofPool =
