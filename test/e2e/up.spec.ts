@@ -1,72 +1,14 @@
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { eventually } from '../support/stack.js';
+import { appOf, processesOf, program, root, Up } from '../support/up-process.js';
 
-const root = fileURLToPath(new URL('../../', import.meta.url));
-const program = join(root, 'dist/apps/cli/src/main.js');
 const run = promisify(execFile);
-
-/** A `cairn up`, what it printed, and how it ended. */
-class Up {
-  output = '';
-  readonly exited: Promise<number | null>;
-  private readonly child: ChildProcess;
-
-  constructor(readonly directory: string) {
-    const { PATH = '', HOME = '' } = process.env;
-    this.child = spawn(process.execPath, [program, 'up', '--data-dir', directory], {
-      env: { PATH, HOME, CAIRN_AGENT_PORT: '0' },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    for (const stream of [this.child.stdout, this.child.stderr]) {
-      stream?.setEncoding('utf8').on('data', (text: string) => (this.output += text));
-    }
-    this.exited = new Promise((resolve) => {
-      this.child.once('exit', (code) => resolve(code));
-    });
-  }
-
-  /** Resolves when it has printed that it is up. Throws with its output when it ends instead. */
-  async isUp(): Promise<this> {
-    let ended = false;
-    void this.exited.then(() => (ended = true));
-    await eventually('Cairn is up', () => ended || this.output.includes('Cairn is up'), 120_000);
-    if (ended) throw new Error(`cairn up ended:\n${this.output}`);
-    return this;
-  }
-
-  signal(signal: NodeJS.Signals): void {
-    this.child.kill(signal);
-  }
-}
-
-/** Processes whose settings or arguments name the directory: all that belongs to a stack, but not its supervisor. */
-function processesOf(directory: string, name = ''): number[] {
-  return readdirSync('/proc')
-    .map(Number)
-    .filter((pid) => {
-      if (!Number.isInteger(pid) || pid === 0) return false;
-      try {
-        const text =
-          readFileSync(`/proc/${pid}/environ`, 'latin1') + readFileSync(`/proc/${pid}/cmdline`, 'latin1');
-        return text.includes(directory) && text.includes(name);
-      } catch {
-        return false;
-      }
-    });
-}
-
-/** The one process, not the shell that guards it, that runs an app of the stack. */
-const appOf = (directory: string, app: string): number =>
-  processesOf(directory, `${app}/src/main.js`).find((pid) =>
-    readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('node'),
-  )!;
 
 describe('cairn up', () => {
   let directory: string;

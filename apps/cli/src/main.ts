@@ -12,6 +12,7 @@ import { scrubCommand } from './pool/scrub.command.js';
 import { plugCommand, unplugCommand } from './plug/plug.command.js';
 import { snapshotCommand } from './snapshots/snapshot.command.js';
 import { topCommand } from './top/top.command.js';
+import { reloadCommand } from './stack/reload.command.js';
 import { upCommand } from './stack/up.command.js';
 import { volumeCommand } from './volumes/volume.command.js';
 
@@ -20,6 +21,7 @@ const program = new Command('cairn')
   .description('Elastic block storage for virtual machines on your own hosts.')
   .showHelpAfterError('(--help tells more)')
   .addCommand(upCommand())
+  .addCommand(reloadCommand())
   .addCommand(exportCommand())
   .addCommand(resizeCommand())
   .addCommand(limitCommand())

@@ -66,6 +66,11 @@ export class DataDirectory {
     return join(tmpdir(), `cairn-${createHash('sha256').update(this.path).digest('hex').slice(0, 12)}`);
   }
 
+  /** Where the stack that runs on this directory listens for other commands. */
+  get control(): string {
+    return join(this.sockets, 'up.sock');
+  }
+
   /** The file of a secret, which `ensureSecret` makes. */
   secretFile(name: string): string {
     return join(this.path, 'secrets', name);

@@ -8,7 +8,8 @@ import { takeLock } from './directory-lock.js';
 import { freePort } from './free-port.js';
 import { PostgresServer } from './postgres.js';
 import { StackLog } from './stack-log.js';
-import { SupervisedProcess, type ProcessPlan } from './supervised.js';
+import type { ProcessPlan } from './process-life.js';
+import { SupervisedProcess } from './supervised.js';
 
 /** How a stack is started. */
 export interface StackOptions {
@@ -70,6 +71,17 @@ export class Stack {
       await stack.stop();
       throw error;
     }
+  }
+
+  /**
+   * Starts the data plane that is installed now beside the one that runs, and has it take over every guest; `tell` hears
+   * how that goes. Throws CliError when it does not; then the one that runs goes on.
+   */
+  async reload(tell: (line: string) => void): Promise<void> {
+    const dataPlane = this.processes.find(({ name }) => name === 'data-plane');
+    if (!dataPlane) throw new CliError('the stack is not up');
+    const { url } = await dataPlane.replace(tell);
+    this.options.dataDirectory.writeAgentUrl(String(url));
   }
 
   /** Stops everything in order. */

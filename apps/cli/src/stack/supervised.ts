@@ -1,120 +1,133 @@
-import type { Tethered } from '@cairn/qemu';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CliError } from '../cli-error.js';
 import { backoffMs } from './backoff.js';
+import { NotReadyError, ProcessLife, type ProcessPlan } from './process-life.js';
 import type { StackLog } from './stack-log.js';
-
-/** One process of the stack: how it is started and how one sees that it serves. */
-export interface ProcessPlan {
-  name: string;
-  start(onOutput: (chunk: string) => void): Tethered;
-  /** Whether it is up; for processes that print a `ready` line this is left out. */
-  waitUntilUp?: (isRunning: () => boolean) => Promise<void>;
-  stopTimeoutMs: number;
-}
 
 /** sysexits.h EX_CONFIG: starting it again would fail again. */
 const refused = 78;
 
-const readyTimeoutMs = 60_000;
+/** How long one that was replaced may take to end before somebody is told; it may wait for a disk. */
+const leavesWithinMs = 30_000;
 
 /** Keeps one process running: starts it again when it ends, each time a little later while it keeps ending. */
 export class SupervisedProcess {
-  private running: Tethered | undefined;
+  private current: ProcessLife | undefined;
+  /** Takes the place of the one that runs, once it is ready. */
+  private next: ProcessLife | undefined;
+  /** Those whose place was taken, until they have ended. */
+  private readonly leaving = new Set<ProcessLife>();
   private stopping = false;
   private restarts = 0;
-  private startedAt = 0;
   private retry: NodeJS.Timeout | undefined;
-  private lastLines: string[] = [];
-  private announceReady: ((details: Record<string, unknown>) => void) | undefined;
-  private readonly sink: (chunk: string) => void;
 
   constructor(
     private readonly plan: ProcessPlan,
     private readonly log: StackLog,
     /** Called once when it can never run again as it is configured. */
     private readonly onRefused: (reason: CliError) => void,
-  ) {
-    this.sink = log.sink(plan.name, (line) => this.read(line));
-  }
+  ) {}
 
-  /** How often it was started again. */
-  get restartCount(): number {
-    return this.restarts;
+  get name(): string {
+    return this.plan.name;
   }
 
   /** Starts it and resolves with what its `ready` line tells. Throws CliError when it ends or says nothing. */
   async start(): Promise<Record<string, unknown>> {
-    const process = this.launch();
-    const { name, waitUntilUp } = this.plan;
-    if (waitUntilUp) {
-      await waitUntilUp(() => process.isRunning);
-      return {};
-    }
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(this.failure(`${name} did not become ready within ${readyTimeoutMs / 1000} s`)),
-        readyTimeoutMs,
-      );
-    });
-    const ready = new Promise<Record<string, unknown>>((resolve) => {
-      this.announceReady = resolve;
-    });
-    const ended = process.exited.then((status) => {
-      throw this.failure(`${name} ended with ${status} before it was ready`);
-    });
-    // A process that ends later is started again; that it ended is then no news to anybody here.
-    ended.catch(() => undefined);
+    const life = this.launch();
     try {
-      return await Promise.race([ready, ended, late]);
-    } finally {
-      clearTimeout(timer);
+      return await life.ready();
+    } catch (error) {
+      throw error instanceof NotReadyError ? life.failure(error.message) : error;
     }
+  }
+
+  /**
+   * Starts another one beside the one that runs, which ends by itself when the other has taken over. Resolves with what the
+   * `ready` line of the other tells, and when the first has ended; `tell` hears what happens meanwhile, and each line of
+   * the other.
+   *
+   * Throws CliError when the other does not get ready; then the one that ran goes on, and is kept running as before.
+   */
+  async replace(tell: (line: string) => void): Promise<Record<string, unknown>> {
+    const { name } = this.plan;
+    const before = this.current;
+    if (this.next) throw new CliError(`another ${name} is taking over already`);
+    if (this.stopping || !before?.isRunning)
+      throw new CliError(`${name} does not run now`, 'Try again when it does; its log tells more.');
+    const say = (line: string): void => {
+      this.log.note(line);
+      tell(line);
+    };
+    say(`starting another ${name} beside the one that runs`);
+    const next: ProcessLife = new ProcessLife(this.plan, this.log, (line) => {
+      if (this.next === next) tell(line);
+    });
+    this.next = next;
+    let details: Record<string, unknown>;
+    try {
+      details = await next.ready();
+    } catch (error) {
+      await next.stop();
+      this.next = undefined;
+      // Nobody has looked after it meanwhile.
+      if (!before.isRunning) this.onEnd(before, await before.exited);
+      if (!(error instanceof NotReadyError)) throw error;
+      throw new CliError(
+        `another ${error.message}`,
+        `The one that ran before goes on; what the other printed tells why.`,
+      );
+    }
+    this.next = undefined;
+    this.keep(next);
+    say(`the new ${name} has taken over`);
+    await this.leave(before, say);
+    return details;
   }
 
   /** Stops it in good order, by force when it takes too long, and leaves it stopped. */
   async stop(): Promise<void> {
     this.stopping = true;
     clearTimeout(this.retry);
-    await this.running?.stop({ timeoutMs: this.plan.stopTimeoutMs });
+    await Promise.all([this.next, this.current, ...this.leaving].map(async (life) => life?.stop()));
   }
 
-  private launch(): Tethered {
-    this.startedAt = Date.now();
-    this.lastLines = [];
-    const process = this.plan.start(this.sink);
-    this.running = process;
-    void process.exited.then((status) => this.onEnd(status));
-    return process;
+  private launch(): ProcessLife {
+    return this.keep(new ProcessLife(this.plan, this.log));
   }
 
-  private onEnd(status: number): void {
-    if (this.stopping) return;
+  private keep(life: ProcessLife): ProcessLife {
+    this.current = life;
+    void life.exited.then((status) => this.onEnd(life, status));
+    return life;
+  }
+
+  /** Waits for the end of one whose place was taken, for a while. */
+  private async leave(life: ProcessLife, say: (line: string) => void): Promise<void> {
+    const { name } = this.plan;
+    this.leaving.add(life);
+    const ended = life.exited.then((status) => {
+      this.leaving.delete(life);
+      say(status === 0 ? `the ${name} before it has ended` : `the ${name} before it ended with ${status}`);
+    });
+    const late = new AbortController();
+    const waited = sleep(leavesWithinMs, 'late', { signal: late.signal }).catch(() => undefined);
+    const first = await Promise.race([ended, waited]);
+    late.abort();
+    if (first === 'late') say(`the ${name} before it still has something to complete`);
+  }
+
+  private onEnd(life: ProcessLife, status: number): void {
+    if (this.stopping || this.next || life !== this.current) return;
     const { name } = this.plan;
     if (status === refused) {
       this.stopping = true;
-      this.onRefused(this.failure(`${name} refused to start`));
+      this.onRefused(life.failure(`${name} refused to start`));
       return;
     }
-    const delayMs = backoffMs(this.restarts, Date.now() - this.startedAt);
+    const delayMs = backoffMs(this.restarts, Date.now() - life.startedAt);
     this.restarts = delayMs.attempt;
     this.log.note(`${name} ended with ${status}; starting it again in ${delayMs.delay} ms`);
     this.retry = setTimeout(() => this.launch(), delayMs.delay);
-  }
-
-  private read(line: string): boolean {
-    this.lastLines = [...this.lastLines, line].slice(-8);
-    if (!line.startsWith('ready {')) return false;
-    try {
-      this.announceReady?.(JSON.parse(line.slice('ready '.length)) as Record<string, unknown>);
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
-  private failure(message: string): CliError {
-    const output = this.lastLines.map((line) => `  ${line}`).join('\n');
-    return new CliError(output === '' ? message : `${message}:\n${output}`);
   }
 }

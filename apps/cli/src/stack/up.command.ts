@@ -2,6 +2,8 @@ import { Command } from 'commander';
 import { CliError } from '../cli-error.js';
 import { DataDirectory } from './data-directory.js';
 import { Stack } from './stack.js';
+import { openUpControl, type Reload } from './up-control.js';
+import { nextSignal } from './up-signals.js';
 
 interface UpOptions {
   dataDir?: string;
@@ -22,11 +24,20 @@ export function upCommand(): Command {
       `
 With DATABASE_URL set, no PostgreSQL is started; with REDIS_URL set, the queue is in that Redis.
 Other settings of the apps (CAIRN_CACHE, CAIRN_OVERCOMMIT_RATIO, …) are passed on; see README.md.
-Ctrl-C stops everything in order. Exit status: 0 stopped, 1 failed or refused to start.`,
+Ctrl-C stops everything in order. SIGHUP, or 'cairn reload', starts another data plane, which takes over from the one
+that runs while guests write: to go over to a release that was installed in the place of the one before. Exit status: 0 stopped, 1 failed or refused to start.`,
     )
     .action(async ({ dataDir, port }: UpOptions) => {
       const dataDirectory = DataDirectory.resolve(dataDir);
-      const stopped = nextSignal();
+      let reload: Reload = () => Promise.reject(new CliError('the stack is not up yet'));
+      const stopped = nextSignal(() => {
+        // The log tells how it goes.
+        reload(() => undefined).catch((error: unknown) => {
+          process.stderr.write(
+            `cairn: cannot reload: ${error instanceof Error ? error.message : String(error)}\n`,
+          );
+        });
+      });
       const starting = Stack.start({
         dataDirectory,
         print: (line) => process.stdout.write(`${line}\n`),
@@ -34,9 +45,12 @@ Ctrl-C stops everything in order. Exit status: 0 stopped, 1 failed or refused to
         agentPort: portOf('CAIRN_AGENT_PORT', process.env['CAIRN_AGENT_PORT'], 8701),
       });
       const stack = await starting;
+      reload = (tell) => stack.reload(tell);
+      const closeControl = await openUpControl(dataDirectory.control, reload);
       process.stdout.write(`\n${banner(stack, dataDirectory)}\n`);
       const reason = await Promise.race([stopped, stack.failed]);
       if (typeof reason === 'string') process.stdout.write(`\n${reason}: stopping\n`);
+      closeControl();
       await stack.stop();
       if (reason instanceof CliError) throw reason;
     });
@@ -53,18 +67,6 @@ function banner(stack: Stack, { path, logs }: DataDirectory): string {
     `  logs     ${logs}`,
     '',
   ].join('\n');
-}
-
-/** The first SIGINT or SIGTERM; a second one ends this process at once, and with it everything it started. */
-function nextSignal(): Promise<NodeJS.Signals> {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      process.once(signal, () => {
-        resolve(signal);
-        process.once(signal, () => process.exit(130));
-      });
-    }
-  });
 }
 
 function portOf(name: string, text: string | undefined, fallback: number): number {
