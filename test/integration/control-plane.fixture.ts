@@ -126,6 +126,18 @@ export class ControlPlaneFixture {
     if (!claimed) throw new Error(`${operationId} cannot be claimed`);
     await unitOfWork.run(async ({ operations, volumes, attachments, snapshots }) => {
       const { volumeId, attachmentId, snapshotId } = claimed.target;
+      if (claimed.kind === 'start-snapshot' || claimed.kind === 'complete-snapshot') {
+        const [snapshot] = await snapshots.listById([claimed.target.snapshotId]);
+        if (!snapshot) throw new Error('no snapshot');
+        if (claimed.kind === 'complete-snapshot') {
+          await snapshots.transition(snapshot, 'completed');
+        } else {
+          await snapshots.moveWriting(snapshot, 'started');
+          await snapshots.place(snapshot.id, this.place);
+        }
+        await operations.succeed(claimed);
+        return;
+      }
       if (claimed.kind === 'create-snapshot' || claimed.kind === 'delete-snapshot') {
         const ids = claimed.kind === 'create-snapshot' ? claimed.params.snapshotIds : [snapshotId!];
         const event = claimed.kind === 'create-snapshot' ? 'completed' : 'removed';

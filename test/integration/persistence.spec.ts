@@ -61,6 +61,7 @@ describe('migrations', () => {
     'VolumeSources1792000000000',
     'Inventory1793000000000',
     'LowSpace1795000000000',
+    'WrittenSnapshots1796000000000',
   ];
 
   it('run from empty, by two processes at once, and do nothing the second time', async () => {

@@ -10,6 +10,7 @@ import {
 } from '@cairn/domain';
 import { Database, type Repositories, type UnitOfWork } from '@cairn/persistence';
 import { AttachVolumeHandler } from '../../apps/worker/src/handlers/attach-volume.handler.js';
+import { CompleteSnapshotHandler } from '../../apps/worker/src/handlers/complete-snapshot.handler.js';
 import { CreateSnapshotHandler } from '../../apps/worker/src/handlers/create-snapshot.handler.js';
 import { CreateVolumeHandler } from '../../apps/worker/src/handlers/create-volume.handler.js';
 import { DeleteSnapshotHandler } from '../../apps/worker/src/handlers/delete-snapshot.handler.js';
@@ -17,6 +18,7 @@ import { DeleteVolumeHandler } from '../../apps/worker/src/handlers/delete-volum
 import { DetachVolumeHandler } from '../../apps/worker/src/handlers/detach-volume.handler.js';
 import { ResizeVolumeHandler } from '../../apps/worker/src/handlers/resize-volume.handler.js';
 import { RevertVolumeHandler } from '../../apps/worker/src/handlers/revert-volume.handler.js';
+import { StartSnapshotHandler } from '../../apps/worker/src/handlers/start-snapshot.handler.js';
 import { NodeAgents } from '../../apps/worker/src/nodes/node.agents.js';
 import { OperationHandlers } from '../../apps/worker/src/operations/operation.handlers.js';
 import { OperationRunner } from '../../apps/worker/src/operations/operation.runner.js';
@@ -89,6 +91,8 @@ export class WorkerFixture {
       new ResizeVolumeHandler(unitOfWork, agents, settings),
       new RevertVolumeHandler(unitOfWork, agents, settings),
       new CreateSnapshotHandler(unitOfWork, agents, settings),
+      new StartSnapshotHandler(unitOfWork, agents, settings),
+      new CompleteSnapshotHandler(unitOfWork, agents, settings),
       new DeleteSnapshotHandler(unitOfWork, agents, settings),
     );
     const workerId = newId('req');

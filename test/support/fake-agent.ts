@@ -10,8 +10,12 @@ export class FakeAgent {
   readonly volumes = new Map<string, number>();
   /** The generation and the attachment that each volume is exported for. */
   readonly exports = new Map<string, { generation: number; attachmentId: string }>();
-  /** The volume that each snapshot is of. */
-  readonly snapshots = new Map<string, string>();
+  /** The volume that each snapshot is of; undefined when it was written from blocks. */
+  readonly snapshots = new Map<string, string | undefined>();
+  /** Snapshots that are being written from blocks, with how far they are. */
+  readonly writing = new Map<string, number | undefined>();
+  /** What they were asked to be. */
+  readonly writingRequests: object[] = [];
   /** Ids of snapshots that it does not understand. */
   broken: string[] = [];
   usage: AgentUsage = { usage: [] };
@@ -82,14 +86,30 @@ export class FakeAgent {
   }
 
   private performSnapshots(verb: string, body: string): object {
+    const [, id = '', what] = /^PUT \/v1\/snapshots\/([^/]+)\/(\w+)$/.exec(verb) ?? [];
+    if (what === 'writing') {
+      this.writingRequests.push({ id, ...JSON.parse(body) });
+      this.writing.set(id, undefined);
+      return {};
+    }
+    if (what === 'completion') {
+      this.writing.delete(id);
+      this.snapshots.set(id, undefined);
+      return { id, sizeBytes: 4096 };
+    }
     if (verb.startsWith('PUT')) {
       const { snapshots } = JSON.parse(body);
       for (const { snapshotId, volumeId } of snapshots) this.snapshots.set(snapshotId, volumeId);
     }
-    if (verb.startsWith('DELETE')) this.snapshots.delete(verb.slice('DELETE /v1/snapshots/'.length));
+    if (verb.startsWith('DELETE')) {
+      const gone = verb.slice('DELETE /v1/snapshots/'.length);
+      this.snapshots.delete(gone);
+      this.writing.delete(gone);
+    }
     return {
+      writing: [...this.writing].map(([each, percent]) => ({ id: each, percent })),
       broken: this.broken.map((id) => ({ id })),
-      snapshots: [...this.snapshots].map(([id, volumeId]) => ({ id, volumeId, sizeBytes: 4096 })),
+      snapshots: [...this.snapshots].map(([each, volumeId]) => ({ id: each, volumeId, sizeBytes: 4096 })),
     };
   }
 }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { AttachmentConnection } from '@cairn/domain';
 
 /** A volume as the API shows it. */
@@ -24,7 +25,9 @@ export interface AttachmentView {
 /** A snapshot as the API shows it. */
 export interface SnapshotView {
   id: string;
-  volumeId: string;
+  volumeId?: string;
+  writing?: string;
+  progress: number;
   groupId?: string;
   sizeBytes: number;
   state: string;
@@ -159,6 +162,40 @@ export class RestClient {
   /** Starts snapshots of one point in time. */
   async startGroup(volumeIds: string[]): Promise<{ operation: OperationView; snapshots: SnapshotView[] }> {
     return this.accepted('POST', '/v1/snapshots/group', { volumeIds });
+  }
+
+  /** Starts a snapshot that is written from blocks, and waits until blocks can be put. */
+  async startWriting(request: { sizeBytes: number; parentSnapshotId?: string }): Promise<SnapshotView> {
+    const { operation, snapshot } = await this.accepted<{
+      operation: OperationView;
+      snapshot: SnapshotView;
+    }>('POST', '/v1/snapshots', request);
+    await this.succeeded(operation);
+    return this.snapshot(snapshot.id);
+  }
+
+  /** Puts a block, and tells how that was answered. */
+  async putBlock(id: string, index: number, data: Uint8Array, progress?: number): Promise<number> {
+    const { url } = await this.found<{ url: string }>(`/v1/snapshots/${id}/upload`);
+    const response = await fetch(`${url}/${index}`, {
+      method: 'PUT',
+      headers: {
+        'content-type': 'application/octet-stream',
+        'x-cairn-sha256': createHash('sha256').update(data).digest('base64'),
+        ...(progress === undefined ? {} : { 'x-cairn-progress': String(progress) }),
+      },
+      body: data,
+    });
+    await response.arrayBuffer();
+    return response.status;
+  }
+
+  /** Starts the completion of a snapshot that is written from blocks. */
+  async startComplete(
+    id: string,
+    request: { changedBlocks: number; checksum?: string },
+  ): Promise<{ operation: OperationView }> {
+    return this.accepted('POST', `/v1/snapshots/${id}/complete`, request);
   }
 
   /** Starts the delete of a snapshot. */

@@ -13,6 +13,8 @@ import { NodesController } from './nodes/nodes.controller.js';
 import { FAULT_POINTS, OperationStarter } from './operations/operation.starter.js';
 import { OperationsController } from './operations/operations.controller.js';
 import { SnapshotDataController } from './snapshots/snapshot-data.controller.js';
+import { SnapshotWritingController } from './snapshots/snapshot-writing.controller.js';
+import { SnapshotWritingService } from './snapshots/snapshot-writing.service.js';
 import { SnapshotsController } from './snapshots/snapshots.controller.js';
 import { SnapshotsService } from './snapshots/snapshots.service.js';
 import { ModificationsController } from './volumes/modifications.controller.js';
@@ -42,6 +44,7 @@ export class AppModule {
         AttachmentsController,
         SnapshotsController,
         SnapshotDataController,
+        SnapshotWritingController,
         OperationsController,
         NodesController,
         HealthController,
@@ -59,6 +62,7 @@ export class AppModule {
         ModificationsService,
         AttachmentsService,
         SnapshotsService,
+        SnapshotWritingService,
       ],
     };
   }

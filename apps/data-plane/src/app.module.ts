@@ -13,6 +13,7 @@ import { NodeReport } from './node/node.report.js';
 import { Coalescing } from './snapshots/coalescing.js';
 import { NodeSnapshots } from './snapshots/node-snapshots.js';
 import { SnapshotData } from './snapshots/snapshot-data.js';
+import { SnapshotWriting } from './snapshots/snapshot-writing.js';
 import { UsageMeter } from './snapshots/usage-meter.js';
 
 /** What the HTTP side is built over. */
@@ -23,6 +24,7 @@ export interface AppParts {
   readonly coalescing: Coalescing;
   readonly usage: UsageMeter;
   readonly data: SnapshotData;
+  readonly writing: SnapshotWriting;
   readonly report: NodeReport;
   readonly metrics: MetricsText;
 }
@@ -38,6 +40,7 @@ export class AppModule {
     coalescing,
     usage,
     data,
+    writing,
     report,
     metrics,
   }: AppParts): DynamicModule {
@@ -58,6 +61,7 @@ export class AppModule {
         { provide: Coalescing, useValue: coalescing },
         { provide: UsageMeter, useValue: usage },
         { provide: SnapshotData, useValue: data },
+        { provide: SnapshotWriting, useValue: writing },
         { provide: NodeReport, useValue: report },
         { provide: MetricsText, useValue: metrics },
       ],

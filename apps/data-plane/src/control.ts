@@ -105,6 +105,7 @@ async function listen(
       coalescing: node.coalescing,
       usage: node.usage,
       data: new SnapshotData(node.store, config.heartbeat?.joinToken),
+      writing: node.writing,
       report,
       metrics,
     }),

@@ -7,12 +7,14 @@ import { PersistenceModule } from '@cairn/persistence';
 import type { WorkerConfig } from './config.js';
 import { AttachVolumeHandler } from './handlers/attach-volume.handler.js';
 import { CreateVolumeHandler } from './handlers/create-volume.handler.js';
+import { CompleteSnapshotHandler } from './handlers/complete-snapshot.handler.js';
 import { CreateSnapshotHandler } from './handlers/create-snapshot.handler.js';
 import { DeleteSnapshotHandler } from './handlers/delete-snapshot.handler.js';
 import { DeleteVolumeHandler } from './handlers/delete-volume.handler.js';
 import { DetachVolumeHandler } from './handlers/detach-volume.handler.js';
 import { ResizeVolumeHandler } from './handlers/resize-volume.handler.js';
 import { RevertVolumeHandler } from './handlers/revert-volume.handler.js';
+import { StartSnapshotHandler } from './handlers/start-snapshot.handler.js';
 import { HandlerSettings } from './handlers/handler.settings.js';
 import { AgentSettings, NodeAgents } from './nodes/node.agents.js';
 import { InventorySettings, NodeInventory } from './nodes/node.inventory.js';
@@ -70,6 +72,8 @@ export class AppModule {
         ResizeVolumeHandler,
         RevertVolumeHandler,
         CreateSnapshotHandler,
+        StartSnapshotHandler,
+        CompleteSnapshotHandler,
         DeleteSnapshotHandler,
         OperationHandlers,
         OperationRunner,

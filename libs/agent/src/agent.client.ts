@@ -17,9 +17,13 @@ import { AgentError, isAgentErrorCode } from './agent.errors.js';
 import { ObjectReader } from './object-reader.js';
 import {
   readAgentSnapshot,
+  readAgentSnapshotList,
   readAgentUsage,
   type AgentSnapshot,
+  type AgentSnapshotList,
   type AgentUsage,
+  type CompleteWriting,
+  type StartWriting,
   type TakeSnapshots,
 } from './snapshot.contract.js';
 
@@ -130,13 +134,27 @@ export class AgentClient {
     return this.call('GET', '/v1/snapshots', (reader) => reader.list('snapshots', readAgentSnapshot));
   }
 
-  /** The ids of every snapshot of the node, also of those that it does not understand. */
-  listSnapshotIds(): Promise<SnapshotId[]> {
-    const idOf = (reader: ObjectReader): SnapshotId => reader.id('id', 'snap');
-    return this.call('GET', '/v1/snapshots', (reader) => [
-      ...reader.list('snapshots', idOf),
-      ...reader.list('broken', idOf),
-    ]);
+  /** Every snapshot of the node, also those that it does not understand. */
+  listSnapshotIds(): Promise<AgentSnapshotList> {
+    return this.call('GET', '/v1/snapshots', readAgentSnapshotList);
+  }
+
+  /**
+   * Begins a snapshot that is written from blocks, or finds it begun.
+   *
+   * Refused with `snapshot-exists` when the id is that of another one, `snapshot-not-found` when the parent is not there.
+   */
+  async startWriting(snapshotId: SnapshotId, request: StartWriting): Promise<void> {
+    await this.call('PUT', `/v1/snapshots/${snapshotId}/writing`, () => undefined, request);
+  }
+
+  /**
+   * Ends the writing of a snapshot, or finds it ended. While it is going on it is refused with `snapshot-busy`: call again.
+   *
+   * Refused with `checksum-mismatch` when other blocks were put, `snapshot-not-found`.
+   */
+  completeWriting(snapshotId: SnapshotId, request: CompleteWriting): Promise<AgentSnapshot> {
+    return this.call('PUT', `/v1/snapshots/${snapshotId}/completion`, readAgentSnapshot, request);
   }
 
   /** Whose bytes the node holds, as it measured last. */

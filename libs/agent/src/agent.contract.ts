@@ -127,7 +127,7 @@ export interface AgentNode {
   readonly exports: { readonly total: number; readonly connected: number; readonly failed: number };
 }
 
-const sizeBounds = { min: VOLUME_SIZE_MIN, max: VOLUME_SIZE_MAX, multipleOf: VOLUME_SIZE_MULTIPLE };
+export const sizeBounds = { min: VOLUME_SIZE_MIN, max: VOLUME_SIZE_MAX, multipleOf: VOLUME_SIZE_MULTIPLE };
 const queueBounds = { min: NUM_QUEUES_MIN, max: NUM_QUEUES_MAX };
 const limitFields = [
   'iops',

@@ -12,6 +12,8 @@ export type AgentErrorCode =
   | 'volume-busy'
   | 'snapshot-not-found'
   | 'snapshot-exists'
+  | 'snapshot-busy'
+  | 'checksum-mismatch'
   | 'stale-generation'
   | 'export-not-found'
   | 'export-busy'
@@ -36,6 +38,8 @@ export const agentErrorStatus = {
   'volume-busy': 409,
   'snapshot-not-found': 404,
   'snapshot-exists': 409,
+  'snapshot-busy': 409,
+  'checksum-mismatch': 400,
   'stale-generation': 409,
   'export-not-found': 404,
   'export-busy': 409,
@@ -66,6 +70,8 @@ export const agentErrorRetryable = {
   'volume-busy': true,
   'snapshot-not-found': false,
   'snapshot-exists': false,
+  'snapshot-busy': true,
+  'checksum-mismatch': false,
   'stale-generation': false,
   'export-not-found': false,
   'export-busy': true,

@@ -1,4 +1,12 @@
-import { parseId, SNAPSHOT_GROUP_MAX, type GroupId, type SnapshotId, type VolumeId } from '@cairn/domain';
+import {
+  parseId,
+  SHA256_BASE64,
+  SNAPSHOT_GROUP_MAX,
+  type GroupId,
+  type SnapshotId,
+  type VolumeId,
+} from '@cairn/domain';
+import { sizeBounds } from './agent.contract.js';
 import type { ObjectReader } from './object-reader.js';
 import { instantPattern, parsePathId, parseRequest } from './parse-request.js';
 
@@ -8,11 +16,41 @@ export interface TakeSnapshots {
   readonly groupId?: GroupId;
 }
 
-/** A snapshot as the node has it. */
+/** A snapshot as the node has it; `volumeId` is unset when it was written from blocks. */
 export interface AgentSnapshot {
   readonly id: SnapshotId;
-  readonly volumeId: VolumeId;
+  readonly volumeId?: VolumeId;
   readonly sizeBytes: number;
+}
+
+/** Body of `PUT /v1/snapshots/:id/writing`. */
+export interface StartWriting {
+  readonly sizeBytes: number;
+  /** What is not put is as in this one, else zeroes. */
+  readonly parentSnapshotId?: SnapshotId;
+  /** It is removed when nothing was put for so long. */
+  readonly timeoutMs: number;
+}
+
+/** Body of `PUT /v1/snapshots/:id/completion`. */
+export interface CompleteWriting {
+  readonly changedBlocks: number;
+  /** SHA-256, in Base64, of the SHA-256 of each block that was put, in the order of their indices. */
+  readonly checksum?: string;
+}
+
+/** A snapshot that blocks are put into. */
+export interface AgentWriting {
+  readonly id: SnapshotId;
+  /** How far it is, as whoever puts its blocks said last. */
+  readonly percent?: number;
+}
+
+/** What a node has of snapshots. */
+export interface AgentSnapshotList {
+  /** Completed, or not understood. */
+  readonly ids: readonly SnapshotId[];
+  readonly writing: readonly AgentWriting[];
 }
 
 /** Reads the `:id` of a path. Throws `invalid-argument`. */
@@ -39,12 +77,44 @@ export function parseTakeSnapshots(body: unknown): TakeSnapshots {
   });
 }
 
+/** Reads the body of `PUT /v1/snapshots/:id/writing`. Throws `invalid-argument` with every fault. */
+export function parseStartWriting(body: unknown): StartWriting {
+  return parseRequest(body, (reader) => {
+    const sizeBytes = reader.integer('sizeBytes', sizeBounds);
+    const parentSnapshotId = reader.optionalId('parentSnapshotId', 'snap');
+    const timeoutMs = reader.integer('timeoutMs', { min: 1 });
+    return { sizeBytes, timeoutMs, ...(parentSnapshotId === undefined ? {} : { parentSnapshotId }) };
+  });
+}
+
+/** Reads the body of `PUT /v1/snapshots/:id/completion`. Throws `invalid-argument` with every fault. */
+export function parseCompleteWriting(body: unknown): CompleteWriting {
+  return parseRequest(body, (reader) => {
+    const changedBlocks = reader.integer('changedBlocks', { min: 0 });
+    const checksum = reader.optionalText('checksum', SHA256_BASE64, 'a SHA-256 in Base64');
+    return { changedBlocks, ...(checksum === undefined ? {} : { checksum }) };
+  });
+}
+
 /** Reads a snapshot that an agent answered. */
 export function readAgentSnapshot(reader: ObjectReader): AgentSnapshot {
+  const volumeId = reader.optionalId('volumeId', 'vol');
   return {
     id: reader.id('id', 'snap'),
-    volumeId: reader.id('volumeId', 'vol'),
+    ...(volumeId === undefined ? {} : { volumeId }),
     sizeBytes: reader.integer('sizeBytes', { min: 1 }),
+  };
+}
+
+/** Reads what an agent answered of all its snapshots. */
+export function readAgentSnapshotList(reader: ObjectReader): AgentSnapshotList {
+  const idOf = (item: ObjectReader): SnapshotId => item.id('id', 'snap');
+  return {
+    ids: [...reader.list('snapshots', idOf), ...reader.list('broken', idOf)],
+    writing: reader.list('writing', (item) => {
+      const percent = item.optionalInteger('percent', { min: 0, max: 100 });
+      return { id: idOf(item), ...(percent === undefined ? {} : { percent }) };
+    }),
   };
 }
 

@@ -7,8 +7,9 @@ const sinceSnapshotId = 'snap-fedcba9876543210';
 
 describe('DataTickets', () => {
   it.each([
-    { snapshotId, expiresAt: 1000 },
-    { snapshotId, sinceSnapshotId, expiresAt: 1000 },
+    { access: 'read', snapshotId, expiresAt: 1000 },
+    { access: 'read', snapshotId, sinceSnapshotId, expiresAt: 1000 },
+    { access: 'write', snapshotId, expiresAt: 1000 },
   ] as const)('opens what it sealed until it is over: %j', (ticket) => {
     const text = tickets.seal(ticket);
     expect(text).toBe(encodeURIComponent(text));
@@ -17,7 +18,7 @@ describe('DataTickets', () => {
   });
 
   it('opens nothing in which a character differs, and nothing of another secret', () => {
-    const text = tickets.seal({ snapshotId, sinceSnapshotId, expiresAt: 1000 });
+    const text = tickets.seal({ access: 'read', snapshotId, sinceSnapshotId, expiresAt: 1000 });
     for (let i = 0; i < text.length - 1; i += 1) {
       const other = text[i] === '0' ? '1' : '0';
       expect(tickets.open(text.slice(0, i) + other + text.slice(i + 1), 0), `at ${i}`).toBeUndefined();

@@ -11,6 +11,8 @@ export const operationKinds = [
   'resize-volume',
   'revert-volume',
   'create-snapshot',
+  'start-snapshot',
+  'complete-snapshot',
   'delete-snapshot',
 ] as const;
 export type OperationKind = (typeof operationKinds)[number];
@@ -41,6 +43,10 @@ export interface OperationParams {
   'revert-volume': { generation: number };
   /** Several are a group: of one point in time, and all or none. */
   'create-snapshot': { snapshotIds: readonly SnapshotId[] };
+  /** Begins one that is written from blocks; what is not put is as in the parent. */
+  'start-snapshot': { timeoutMinutes: number; parentSnapshotId?: SnapshotId };
+  /** `checksum`: SHA-256, in Base64, of the SHA-256 of each block that was put, in the order of their indices. */
+  'complete-snapshot': { changedBlocks: number; checksum?: string };
   'delete-snapshot': Record<string, never>;
 }
 
@@ -61,6 +67,8 @@ interface NamedTargets {
   'resize-volume': 'volumeId';
   'revert-volume': 'volumeId' | 'snapshotId';
   'create-snapshot': never;
+  'start-snapshot': 'snapshotId';
+  'complete-snapshot': 'snapshotId';
   'delete-snapshot': 'snapshotId';
 }
 
@@ -112,6 +120,9 @@ export const operationDeadlineMs = {
   'resize-volume': 2 * 60_000,
   'revert-volume': 2 * 60_000,
   'create-snapshot': 2 * 60_000,
+  'start-snapshot': 2 * 60_000,
+  // All that was put is read once more.
+  'complete-snapshot': 4 * 3600_000,
   'delete-snapshot': 10 * 60_000,
 } as const satisfies Record<OperationKind, number>;
 

@@ -10,7 +10,17 @@ import { DomainError } from './errors.js';
 import { nodeEvents, nodeStates, nodeTransitions } from './node.js';
 import { isFinished, operationEvents, operationStates, operationTransitions } from './operation.js';
 import { isTerminal, next, statesAllowing, statesOf, type TransitionTable } from './state-machine.js';
-import { nextSnapshotState, snapshotEvents, snapshotStates, snapshotTransitions } from './snapshot.js';
+import {
+  nextSnapshotState,
+  nextWritingState,
+  requireWriting,
+  snapshotEvents,
+  snapshotStates,
+  snapshotTransitions,
+  writingEvents,
+  writingStates,
+  writingTransitions,
+} from './snapshot.js';
 import {
   modificationEvents,
   modificationStates,
@@ -56,6 +66,7 @@ const legal: Record<string, readonly string[]> = {
   snapshot: [
     'pending + completed → completed',
     'pending + failed → error',
+    'pending + cancel → deleting',
     'completed + delete → deleting',
     'completed + lost → error',
     'deleting + removed → deleted',
@@ -63,6 +74,7 @@ const legal: Record<string, readonly string[]> = {
     'error + delete → deleting',
     'error + found → completed',
   ],
+  writing: ['starting + started → open', 'open + complete → completing', 'completing + refused → open'],
   operation: [
     'pending + claim → running',
     'running + claim → running',
@@ -113,6 +125,13 @@ describe('every (state, event) pair of the', () => {
       legal['snapshot']?.toSorted(),
     );
     expect(statesOf(snapshotTransitions).toSorted()).toEqual(snapshotStates.toSorted());
+  });
+
+  it('machine of a snapshot that is written is legal exactly where listed', () => {
+    expect(pairsOf(writingTransitions, writingStates, writingEvents).toSorted()).toEqual(
+      legal['writing']?.toSorted(),
+    );
+    expect(statesOf(writingTransitions).toSorted()).toEqual(writingStates.toSorted());
   });
 
   it('operation machine is legal exactly where listed', () => {
@@ -218,6 +237,35 @@ describe('a refusal of a snapshot', () => {
       });
     },
   );
+});
+
+describe('a snapshot that is written from blocks', () => {
+  const id = 'snap-0123456789abcdef';
+
+  it.each(writingStates.flatMap((writing) => writingEvents.map((event) => [writing, event] as const)))(
+    'in %s is busy at %s, or goes on',
+    (writing, event) => {
+      const snapshot = { id, state: 'pending', writing } as const;
+      const to = next(writingTransitions, writing, event);
+      if (to !== undefined) expect(nextWritingState(snapshot, event)).toBe(to);
+      else expect(errorOf(() => nextWritingState(snapshot, event)).code).toBe('snapshot-busy');
+    },
+  );
+
+  it('takes blocks exactly while it is open', () => {
+    expect(() => requireWriting({ id, state: 'pending', writing: 'open' }, 'open')).not.toThrow();
+    for (const writing of ['starting', 'completing'] as const)
+      expect(errorOf(() => requireWriting({ id, state: 'pending', writing }, 'open')).code).toBe(
+        'snapshot-busy',
+      );
+    for (const state of snapshotStates) {
+      const error = errorOf(() => requireWriting({ id, state }, 'open'));
+      expect(error).toMatchObject({ code: 'snapshot-wrong-state' });
+      expect(errorOf(() => nextWritingState({ id, state }, 'complete'))).toMatchObject({
+        code: 'snapshot-wrong-state',
+      });
+    }
+  });
 });
 
 it('an attachment holds its volume exactly until a state that nothing leaves', () => {

@@ -149,15 +149,6 @@ describe('what changed between snapshots', () => {
     }
   });
 
-  it('tells which unfinished snapshots nothing was put into for too long, and deletes them', async () => {
-    const { snapshotWriter: writer } = store;
-    await writer.start({ snapshotId: snap(8), sizeBytes: MIB, timeoutMs: 1000 });
-    expect(writer.listExpired()).toEqual([]);
-    expect(writer.listExpired(Date.now() + 2000)).toEqual([snap(8)]);
-    await store.snapshots.delete(snap(8));
-    expect(writer.listExpired(Date.now() + 2000)).toEqual([]);
-  });
-
   describe('and who has the bytes', () => {
     const sumOf = async () => {
       const usage = await store.usage();

@@ -82,12 +82,15 @@ export class PoolGraph {
     return this.listLayers().filter(({ id }) => !named.has(id) && !this.childIds.has(id));
   }
 
-  /** Layers that only one other layer needs, each with that one. */
+  /** Layers that only one other layer needs, each with that one. What is written from blocks takes in nothing else. */
   listFoldable(): { layer: LayerRecord; child: LayerRecord }[] {
     const named = this.namedLayers();
+    const writing = new Set(
+      [...this.snapshots.values()].flatMap(({ layer, state }) => (state === 'writing' ? [layer] : [])),
+    );
     return this.listLayers().flatMap((layer) => {
       const children = this.childrenOf(layer.id);
-      if (named.has(layer.id) || children.length !== 1) return [];
+      if (named.has(layer.id) || children.length !== 1 || writing.has(children[0]!)) return [];
       return [{ layer, child: this.layer(children[0]!) }];
     });
   }

@@ -52,6 +52,8 @@ export interface SnapshotRecord {
   description: string;
   /** ISO 8601, UTC. */
   createdAt: string;
+  /** While it is `writing`: it is cancelled when nothing was put for so long. */
+  timeoutMs?: number;
 }
 
 const LAYER_SHAPE: ManifestShape = {
@@ -68,11 +70,13 @@ const SNAPSHOT_SHAPE: ManifestShape = {
   version: 1,
   fields: ['id', 'volumeId', 'layer', 'sizeBytes', 'state', 'group', 'internal', 'description', 'createdAt'],
 };
+/** Of one that is being written from blocks. */
+const WRITING_SHAPE: ManifestShape = { version: 2, fields: [...SNAPSHOT_SHAPE.fields, 'timeoutMs'] };
 
 export const sealLayer = (layer: LayerRecord): string => sealManifest(LAYER_SHAPE, { ...layer });
 export const sealVolume = (volume: VolumeManifest): string => sealManifest(VOLUME_SHAPE, { ...volume });
 export const sealSnapshot = (snapshot: SnapshotRecord): string =>
-  sealManifest(SNAPSHOT_SHAPE, { ...snapshot });
+  sealManifest(snapshot.timeoutMs === undefined ? SNAPSHOT_SHAPE : WRITING_SHAPE, { ...snapshot });
 
 /** Throws Refusal. */
 export function unsealLayer(text: string, id: string): LayerRecord {
@@ -110,8 +114,8 @@ export function unsealVolume(text: string, id: string): { volume: VolumeManifest
 
 /** Throws Refusal. */
 export function unsealSnapshot(text: string, id: string): SnapshotRecord {
-  const { fields } = unsealManifest(text, [SNAPSHOT_SHAPE]);
-  const { volumeId, layer, state, group, internal, description } = fields;
+  const { fields } = unsealManifest(text, [SNAPSHOT_SHAPE, WRITING_SHAPE]);
+  const { volumeId, layer, state, group, internal, description, timeoutMs } = fields;
   if (fields.id !== id) throw new Refusal(`it is of snapshot ${JSON.stringify(fields.id)}`);
   if (volumeId !== null && !matches(volumeId, VOLUME_ID)) throw new Refusal('volumeId is no volume id');
   if (!matches(layer, LAYER_ID)) throw new Refusal('layer is no layer id');
@@ -120,6 +124,8 @@ export function unsealSnapshot(text: string, id: string): SnapshotRecord {
   if (group !== null && !matches(group, GROUP_ID)) throw new Refusal('group is no group id');
   if (typeof internal !== 'boolean') throw new Refusal('internal is neither true nor false');
   if (typeof description !== 'string') throw new Refusal('description is no text');
+  if (timeoutMs !== undefined && !(typeof timeoutMs === 'number' && timeoutMs > 0))
+    throw new Refusal('timeoutMs is no time');
   return {
     id,
     volumeId,
@@ -130,6 +136,7 @@ export function unsealSnapshot(text: string, id: string): SnapshotRecord {
     internal,
     description,
     createdAt: timeOf(fields),
+    ...(timeoutMs !== undefined && { timeoutMs }),
   };
 }
 

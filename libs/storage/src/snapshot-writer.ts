@@ -5,8 +5,8 @@ import { walkData } from './extents.js';
 import { layerFileOf } from './layer-file.js';
 import { BLOCK_BYTES } from './layer-format.js';
 import type { Pool } from './pool.js';
-import { SNAPSHOT_ID, type SnapshotRecord } from './records.js';
-import { StorageError, storageErrorOf } from './storage-error.js';
+import { type LayerRecord, SNAPSHOT_ID, type SnapshotRecord } from './records.js';
+import { isUncertain, StorageError, storageErrorOf } from './storage-error.js';
 
 const DEFAULT_TIMEOUT_MS = 60 * 60 * 1000;
 
@@ -20,12 +20,22 @@ export interface StartSnapshot {
   timeoutMs?: number;
 }
 
+interface OpenedLayer {
+  layer: LayerRecord;
+  path: string;
+  file: DiskFile;
+}
+
 // A snapshot that is written from blocks is a layer in which the blocks that were put are data, and nothing else: the
-// file system's extent map is what counts them. It outlives a restart; the time until it is cancelled begins anew then.
+// file system's extent map is what counts them, so nothing is folded into it. A block is durable once its put resolves,
+// so a snapshot outlives a restart and a power cut; only the time until it is cancelled begins anew then.
 
 /** Makes snapshots of blocks that come from outside: start, put blocks in any order, complete. */
 export class SnapshotWriter {
-  private readonly deadlines = new Map<string, { timeoutMs: number; at: number }>();
+  /** When each is cancelled, unless something is put before. */
+  private readonly deadlines = new Map<string, number>();
+  /** Those that are being completed: nothing is put into them meanwhile. */
+  private readonly sealing = new Set<string>();
 
   constructor(private readonly pool: Pool) {}
 
@@ -48,8 +58,9 @@ export class SnapshotWriter {
       if (found) {
         if (found.state !== 'writing' || found.sizeBytes !== sizeBytes)
           throw new StorageError('snapshot-exists', { op, reason: `there is a snapshot ${id}` });
+        if (found.timeoutMs !== timeoutMs) await pool.writeSnapshot({ ...found, timeoutMs });
         this.touch(id, timeoutMs);
-        return found;
+        return this.writing(op, id);
       }
       const parent = parentSnapshotId === undefined ? undefined : pool.completedSnapshot(parentSnapshotId);
       if (parent && parent.sizeBytes > sizeBytes) {
@@ -70,6 +81,7 @@ export class SnapshotWriter {
           internal: false,
           description: request.description ?? '',
           createdAt: layer.createdAt,
+          timeoutMs,
         };
         try {
           await pool.writeSnapshot(snapshot);
@@ -89,74 +101,130 @@ export class SnapshotWriter {
     });
   }
 
-  /** Puts a block; the last may be shorter. Rejects with `checksum-mismatch` when its SHA-256, in Base64, is another. */
-  putBlock(snapshotId: string, index: number, data: Uint8Array, checksum: string): Promise<void> {
+  /**
+   * Puts a block, durably; the last may be shorter. Of two with one index the later stays.
+   *
+   * Rejects with `checksum-mismatch` when its SHA-256, in Base64, is another, and `snapshot-busy` while the snapshot is
+   * being completed.
+   */
+  async putBlock(snapshotId: string, index: number, data: Uint8Array, checksum: string): Promise<void> {
     const op = 'put snapshot block';
-    return this.pool.verb([snapshotId], async () => {
+    const seen = digestOf(data).toString('base64');
+    if (seen !== checksum) {
+      const reason = `block ${index} has the SHA-256 ${seen}, not ${checksum}`;
+      throw new StorageError('checksum-mismatch', { op, reason });
+    }
+    const { path, file } = await this.pool.verb([snapshotId], async () => {
       const snapshot = this.writing(op, snapshotId);
+      if (this.sealing.has(snapshotId)) throw busy(op, snapshotId);
       const offset = index * SNAPSHOT_BLOCK_BYTES;
       const length = Math.min(SNAPSHOT_BLOCK_BYTES, snapshot.sizeBytes - offset);
       if (!Number.isSafeInteger(index) || index < 0 || length <= 0 || data.length !== length) {
         const reason = `block ${index} of ${data.length} bytes`;
         throw new StorageError('invalid-argument', { op, reason });
       }
-      const seen = digestOf(data).toString('base64');
-      if (seen !== checksum) {
-        const reason = `block ${index} has the SHA-256 ${seen}, not ${checksum}`;
-        throw new StorageError('checksum-mismatch', { op, reason });
+      const opened = await this.openLayer(op, snapshot);
+      try {
+        await opened.file.write(data, offset);
+      } catch (error) {
+        await opened.file.close();
+        throw storageErrorOf(op, opened.path, error);
       }
-      await this.withLayer(op, snapshot, (file) => file.write(data, offset));
-      this.touch(snapshotId);
-      await this.pool.step('write-snapshot.block-written');
+      this.touch(snapshotId, timeoutOf(snapshot));
+      return opened;
     });
+    // Out of turn, so that those who put at once wait for the disk together; on the descriptor that wrote, which is told
+    // of every failure since.
+    try {
+      await file.sync();
+    } catch (error) {
+      throw storageErrorOf(op, path, error);
+    } finally {
+      await file.close();
+    }
+    await this.pool.step('write-snapshot.block-written');
   }
 
   /**
    * Ends a snapshot: it never changes again. `checksum` is the SHA-256, in Base64, of the SHA-256 of each block that was
-   * put, in the order of their indices (EBS: aggregation LINEAR).
+   * put, in the order of their indices (EBS: aggregation LINEAR). Reads all that was put, which may take long.
    *
    * Rejects with `checksum-mismatch` when the number of blocks or the checksum is another; then it may be gone on with.
+   * Rejects with `snapshot-busy` while another call completes it, and `snapshot-not-found` when it is deleted meanwhile.
    */
-  complete(
+  async complete(
     snapshotId: string,
     expected: { changedBlocks: number; checksum?: string },
   ): Promise<SnapshotRecord> {
     const op = 'complete snapshot';
-    return this.pool.verb([snapshotId], async () => {
-      const found = this.pool.findSnapshot(snapshotId);
-      if (found?.state === 'completed') return found;
+    const { pool } = this;
+    const { begun, opened } = await pool.verb([snapshotId], async () => {
+      const found = pool.findSnapshot(snapshotId);
+      if (found?.state === 'completed') return { begun: found, opened: undefined };
       const snapshot = this.writing(op, snapshotId);
-      await this.withLayer(op, snapshot, async (file) => {
-        await file.sync();
-        await this.pool.step('write-snapshot.flushed');
-        const { count, checksum } = await this.summarize(snapshot, file);
-        if (count !== expected.changedBlocks || (expected.checksum ?? checksum) !== checksum) {
-          const reason = `${count} blocks with the checksum ${checksum} were put`;
-          throw new StorageError('checksum-mismatch', { op, reason });
-        }
+      if (this.sealing.has(snapshotId)) throw busy(op, snapshotId);
+      const layer = await this.openLayer(op, snapshot);
+      this.sealing.add(snapshotId);
+      return { begun: snapshot, opened: layer };
+    });
+    if (!opened) return begun;
+    try {
+      const { count, checksum } = await this.summarize(op, begun, opened);
+      if (count !== expected.changedBlocks || (expected.checksum ?? checksum) !== checksum) {
+        const reason = `${count} blocks with the checksum ${checksum} were put`;
+        throw new StorageError('checksum-mismatch', { op, reason });
+      }
+      return await pool.verb([snapshotId], async () => {
+        const { timeoutMs: _over, ...snapshot } = this.writing(op, snapshotId);
+        const completed: SnapshotRecord = { ...snapshot, state: 'completed' };
+        await pool.writeSnapshot(completed).catch((error: unknown) => {
+          if (isUncertain(error)) {
+            // Whether it may change still is not known: nothing is done with it until the pool is opened anew.
+            const reason = `${snapshotId} needs its pool to be opened anew`;
+            pool.broken.set(snapshotId, new StorageError('io', { op, reason }, { cause: error }));
+          }
+          throw error;
+        });
+        await pool.step('write-snapshot.completed');
+        return completed;
       });
-      const completed: SnapshotRecord = { ...snapshot, state: 'completed' };
-      await this.pool.writeSnapshot(completed);
-      this.deadlines.delete(snapshotId);
-      await this.pool.step('write-snapshot.completed');
-      return completed;
-    });
+    } finally {
+      this.sealing.delete(snapshotId);
+      this.touch(snapshotId, timeoutOf(begun));
+    }
   }
 
-  /** Snapshots that nothing was put into for too long: to be deleted. `now` is in milliseconds, like Date.now(). */
-  listExpired(now = Date.now()): string[] {
-    return [...this.pool.graph.snapshots.values()].flatMap(({ id, state }) => {
-      if (state !== 'writing') return [];
-      const deadline = this.deadlines.get(id) ?? this.touch(id);
-      return deadline.at <= now ? [id] : [];
-    });
+  /**
+   * Removes the snapshots that nothing was put into for too long, and tells which. `now` is in milliseconds, like
+   * Date.now().
+   */
+  async removeExpired(now = Date.now()): Promise<string[]> {
+    const { pool } = this;
+    const isExpired = (id: string): boolean => {
+      const snapshot = pool.graph.snapshots.get(id);
+      if (snapshot?.state !== 'writing' || this.sealing.has(id)) return false;
+      return (this.deadlines.get(id) ?? this.touch(id, timeoutOf(snapshot))) <= now;
+    };
+    for (const id of this.deadlines.keys())
+      if (pool.graph.snapshots.get(id)?.state !== 'writing') this.deadlines.delete(id);
+    const removed: string[] = [];
+    for (const id of [...pool.graph.snapshots.keys()].filter(isExpired)) {
+      await pool.verb([id], async () => {
+        // Something may have been put while this waited for its turn.
+        if (!isExpired(id)) return;
+        await pool.removeSnapshot(id);
+        await pool.step('delete-snapshot.removed');
+        await pool.collect();
+        removed.push(id);
+      });
+    }
+    return removed;
   }
 
-  private touch(id: string, timeoutMs?: number): { timeoutMs: number; at: number } {
-    const limit = timeoutMs ?? this.deadlines.get(id)?.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-    const deadline = { timeoutMs: limit, at: Date.now() + limit };
-    this.deadlines.set(id, deadline);
-    return deadline;
+  private touch(id: string, timeoutMs: number): number {
+    const at = Date.now() + timeoutMs;
+    this.deadlines.set(id, at);
+    return at;
   }
 
   private writing(op: string, id: string): SnapshotRecord {
@@ -166,53 +234,55 @@ export class SnapshotWriter {
     throw new StorageError('snapshot-not-found', { op, reason });
   }
 
-  private withLayer(
-    op: string,
-    { layer }: SnapshotRecord,
-    work: (file: DiskFile) => Promise<void>,
-  ): Promise<void> {
-    const { pool } = this;
-    return pool.withLayer(layer, async () => {
-      const path = pool.paths.layerFile(pool.graph.layer(layer).file);
-      try {
-        const file = await pool.disk.open(path, 'r+');
-        try {
-          await work(file);
-        } finally {
-          await file.close();
-        }
-      } catch (error) {
-        throw storageErrorOf(op, path, error);
-      }
-    });
+  private async openLayer(op: string, { layer: id }: SnapshotRecord): Promise<OpenedLayer> {
+    const { disk, graph, paths } = this.pool;
+    const layer = graph.layer(id);
+    const path = paths.layerFile(layer.file);
+    try {
+      return { layer, path, file: await disk.open(path, 'r+') };
+    } catch (error) {
+      throw storageErrorOf(op, path, error);
+    }
   }
 
-  /** How many blocks were put, and the checksum over theirs. */
+  /** How many blocks were put, and the checksum over theirs; closes the file. */
   private async summarize(
+    op: string,
     snapshot: SnapshotRecord,
-    file: DiskFile,
+    { layer, path, file }: OpenedLayer,
   ): Promise<{ count: number; checksum: string }> {
-    const blocks: number[] = [];
-    walkData(
-      layerFileOf(this.pool.graph.layer(snapshot.layer), file),
-      0,
-      snapshot.sizeBytes,
-      (start, end) => {
+    const { pool } = this;
+    try {
+      await file.sync();
+      await pool.step('write-snapshot.flushed');
+      const blocks: number[] = [];
+      walkData(layerFileOf(layer, file), 0, snapshot.sizeBytes, (start, end) => {
         const last = Math.ceil(end / SNAPSHOT_BLOCK_BYTES);
         for (let index = Math.floor(start / SNAPSHOT_BLOCK_BYTES); index < last; index += 1) {
           if (blocks.at(-1) !== index) blocks.push(index);
         }
-      },
-    );
-    const hash = createHash('sha256');
-    for (const index of blocks) {
-      const offset = index * SNAPSHOT_BLOCK_BYTES;
-      const data = new Uint8Array(Math.min(SNAPSHOT_BLOCK_BYTES, snapshot.sizeBytes - offset));
-      await file.read(data, offset);
-      hash.update(digestOf(data));
+      });
+      const hash = createHash('sha256');
+      for (const index of blocks) {
+        this.writing(op, snapshot.id);
+        if (pool.closed) throw new StorageError('io', { op, path, reason: 'the pool was closed' });
+        const offset = index * SNAPSHOT_BLOCK_BYTES;
+        const data = new Uint8Array(Math.min(SNAPSHOT_BLOCK_BYTES, snapshot.sizeBytes - offset));
+        await file.read(data, offset);
+        hash.update(digestOf(data));
+      }
+      return { count: blocks.length, checksum: hash.digest('base64') };
+    } catch (error) {
+      throw storageErrorOf(op, path, error);
+    } finally {
+      await file.close();
     }
-    return { count: blocks.length, checksum: hash.digest('base64') };
   }
 }
 
 const digestOf = (data: Uint8Array): Buffer => createHash('sha256').update(data).digest();
+
+const timeoutOf = ({ timeoutMs = DEFAULT_TIMEOUT_MS }: SnapshotRecord): number => timeoutMs;
+
+const busy = (op: string, id: string): StorageError =>
+  new StorageError('snapshot-busy', { op, reason: `${id} is being completed` });

@@ -13,6 +13,7 @@ export type StorageErrorKind =
   | 'read-only'
   | 'snapshot-not-found'
   | 'snapshot-exists'
+  | 'snapshot-busy'
   | 'snapshots-unrelated'
   | 'checksum-mismatch'
   | 'manifest-corrupt'

@@ -29,7 +29,8 @@ export interface ApiAttachment {
 /** What a volume was at one point in time, as the API shows it. */
 export interface ApiSnapshot {
   id: string;
-  volumeId: string;
+  /** Unset when it was written from blocks. */
+  volumeId?: string;
   sizeBytes: number;
   state: string;
   createdAt: string;

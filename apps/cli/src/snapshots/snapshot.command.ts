@@ -88,7 +88,7 @@ function collectTag(text: string, before: Record<string, string> = {}): Record<s
 }
 
 function print({ id, state, sizeBytes, volumeId, createdAt, name }: ApiSnapshot): void {
-  const words = [id, state.padEnd(9), sizeBytes, volumeId, createdAt, name].filter(
+  const words = [id, state.padEnd(9), sizeBytes, volumeId ?? '-', createdAt, name].filter(
     (word) => word !== undefined,
   );
   process.stdout.write(`${words.join('  ')}\n`);

@@ -3,6 +3,7 @@ import {
   DataTickets,
   isId,
   requireCompleted,
+  requirePlaced,
   type ProjectId,
   type SnapshotId,
 } from '@cairn/domain';
@@ -122,10 +123,10 @@ export class SnapshotDataController {
       const snapshot = await snapshots.get(project, snapshotId);
       requireCompleted(snapshot);
       if (sinceSnapshotId !== undefined) requireCompleted(await snapshots.get(project, sinceSnapshotId));
-      return nodes.get(snapshot.nodeId);
+      return nodes.get(requirePlaced(snapshot).nodeId);
     });
     const expiresAt = Date.now() + DATA_TICKET_MS;
-    const ticket = this.tickets.seal({ snapshotId, sinceSnapshotId, expiresAt });
+    const ticket = this.tickets.seal({ access: 'read', snapshotId, sinceSnapshotId, expiresAt });
     const url = new URL(`/v1/data/${ticket}/${path}`, agentUrl);
     for (const [name, value] of Object.entries(query))
       if (value !== undefined) url.searchParams.set(name, value);

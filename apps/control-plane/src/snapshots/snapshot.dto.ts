@@ -6,11 +6,13 @@ import {
   TAG_KEY_MAX,
   TAG_VALUE_MAX,
   TAGS_MAX,
+  writingStates,
   type GroupId,
   type Snapshot,
   type SnapshotState,
   type Tags,
   type VolumeId,
+  type WritingState,
 } from '@cairn/domain';
 import { ApiProperty, ApiPropertyOptional } from '@nestjs/swagger';
 import { CommaSeparated, PageQuery } from '../http/paging.js';
@@ -99,8 +101,20 @@ export class SnapshotDto {
   @ApiProperty({ example: 'snap-0123456789abcdef' })
   id!: string;
 
-  @ApiProperty({ example: 'vol-0123456789abcdef', description: 'What it was taken of, which may be gone.' })
-  volumeId!: string;
+  @ApiPropertyOptional({
+    example: 'vol-0123456789abcdef',
+    description: 'What it was taken of, which may be gone; absent when it was written from blocks.',
+  })
+  volumeId?: string;
+
+  @ApiPropertyOptional({ description: 'What it began as when it was written from blocks; may be gone.' })
+  parentSnapshotId?: string;
+
+  @ApiPropertyOptional({
+    enum: writingStates,
+    description: 'While it is written from blocks, and pending: blocks are put when it is open.',
+  })
+  writing?: WritingState;
 
   @ApiPropertyOptional({ description: 'What was taken at the same moment has the same group.' })
   groupId?: string;
@@ -120,14 +134,21 @@ export class SnapshotDto {
   @ApiProperty({ enum: snapshotStates })
   state!: SnapshotState;
 
-  @ApiProperty({ description: 'Percent.', minimum: 0, maximum: 100 })
+  @ApiProperty({
+    description: 'Percent; of one that is written from blocks, as whoever puts them says.',
+    minimum: 0,
+    maximum: 100,
+  })
   progress!: number;
 
   @ApiPropertyOptional({ type: ReasonDto, description: 'Why it is in error.' })
   reason?: ReasonDto;
 
-  @ApiProperty({ description: 'The node that holds it.', example: 'node-0123456789abcdef' })
-  nodeId!: string;
+  @ApiPropertyOptional({
+    description: 'The node that holds it; absent until it has a place.',
+    example: 'node-0123456789abcdef',
+  })
+  nodeId?: string;
 
   @ApiPropertyOptional({ type: UsageDto, description: 'As its node measured last.' })
   usage?: UsageDto;
@@ -180,6 +201,8 @@ export function toSnapshotDto(snapshot: Snapshot): SnapshotDto {
   const {
     id,
     volumeId,
+    parentSnapshotId,
+    writing,
     groupId,
     name,
     description,
@@ -192,14 +215,16 @@ export function toSnapshotDto(snapshot: Snapshot): SnapshotDto {
   return {
     id,
     volumeId,
+    parentSnapshotId,
+    writing,
     groupId,
     name,
     description,
     tags: ownTags,
     sizeBytes,
     state,
-    // Taking one is one step, whatever its size.
-    progress: snapshot.completedAt === undefined ? 0 : 100,
+    // Taking one of a volume is one step, whatever its size.
+    progress: snapshot.completedAt === undefined ? (snapshot.progress ?? 0) : 100,
     reason,
     nodeId,
     usage: toUsageDto(snapshot.usage),

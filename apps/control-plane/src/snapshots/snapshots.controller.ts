@@ -109,12 +109,13 @@ export class SnapshotsController {
     summary: 'Delete a snapshot',
     description:
       'In any order: its volume, later snapshots and volumes made of it stay as they are, and the space that only it ' +
-      'took is given back in the background. Repeating the request is harmless.',
+      'took is given back in the background. One that is written from blocks is cancelled. Repeating the request is ' +
+      'harmless.',
   })
   @ApiOkResponse({ type: SnapshotAcceptedDto, description: 'It is deleted already.' })
   @StartsOperation(SnapshotAcceptedDto, {
     hasBody: false,
-    codes: ['snapshot-not-found', 'snapshot-in-use', 'snapshot-wrong-state'],
+    codes: ['snapshot-not-found', 'snapshot-in-use', 'snapshot-busy', 'snapshot-wrong-state'],
   })
   async delete(
     @Caller() project: ProjectId,

@@ -5,6 +5,7 @@ import {
   requestDigest,
   requireState,
   requireUnmodified,
+  requireWriting,
   sameRequestOrThrow,
   type GroupId,
   type Operation,
@@ -99,8 +100,8 @@ export class SnapshotsService {
   /**
    * Starts the deletion of a snapshot, or answers with the deletion that is on its way or done. What depends on it stays.
    *
-   * Throws `snapshot-wrong-state` while it is being taken, `snapshot-in-use` while a volume is being made of it or goes
-   * back to it.
+   * One that is written from blocks is cancelled. Throws `snapshot-wrong-state` while it is being taken, `snapshot-busy`
+   * while it is being started, `snapshot-in-use` while something is being made of it or a volume goes back to it.
    */
   async delete(
     project: ProjectId,
@@ -122,12 +123,19 @@ export class SnapshotsService {
         throw new Error(`Snapshot ${snapshotId} is ${snapshot.state}, but no operation deletes it.`);
       }
       const revert = await operations.findLatest({ snapshotId }, 'revert-volume');
-      if ((revert && !isFinished(revert.state)) || (await volumes.isBeingCloned(snapshotId))) {
+      if (
+        (revert && !isFinished(revert.state)) ||
+        (await volumes.isBeingCloned(snapshotId)) ||
+        (await snapshots.isBeingExtended(snapshotId))
+      ) {
         throw new DomainError('snapshot-in-use', {
-          message: `A volume is being made of snapshot ${snapshotId}, or goes back to it. Try again in a moment.`,
+          message: `Something is being made of snapshot ${snapshotId}, or goes back to it. Try again in a moment.`,
         });
       }
-      const deleting = await snapshots.transition(snapshot, 'delete', { reason: null });
+      // A completion under way may be cancelled, too: it finds nothing to complete.
+      if (snapshot.writing === 'starting') requireWriting(snapshot, 'open');
+      const event = snapshot.writing === undefined ? 'delete' : 'cancel';
+      const deleting = await snapshots.transition(snapshot, event, { reason: null });
       const { volumeId } = snapshot;
       const intent: OperationIntent = {
         projectId: project,

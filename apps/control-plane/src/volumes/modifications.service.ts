@@ -77,7 +77,7 @@ export class ModificationsService {
       requireCompleted(snapshot);
       if (snapshot.volumeId !== volumeId) {
         throw new DomainError('invalid-request', {
-          message: `Snapshot ${snapshotId} is of volume ${snapshot.volumeId}.`,
+          message: `Snapshot ${snapshotId} is of ${snapshot.volumeId === undefined ? 'no volume' : `volume ${snapshot.volumeId}`}.`,
           faults: [{ field: 'snapshotId', message: 'must be a snapshot of this volume' }],
         });
       }

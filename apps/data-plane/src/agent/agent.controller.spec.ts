@@ -11,6 +11,7 @@ import type { NodeReport } from '../node/node.report.js';
 import type { Coalescing } from '../snapshots/coalescing.js';
 import type { NodeSnapshots } from '../snapshots/node-snapshots.js';
 import type { SnapshotData } from '../snapshots/snapshot-data.js';
+import type { SnapshotWriting } from '../snapshots/snapshot-writing.js';
 import type { UsageMeter } from '../snapshots/usage-meter.js';
 
 const id = 'vol-0123456789abcdef';
@@ -41,6 +42,7 @@ beforeAll(async () => {
       coalescing: { start: () => undefined } as Coalescing,
       usage: { latest: { usage: [] } } as unknown as UsageMeter,
       data: {} as SnapshotData,
+      writing: {} as SnapshotWriting,
       report: {} as NodeReport,
       metrics: { render: async () => 'cairn_up 1\n' } as unknown as MetricsText,
     }),

@@ -8,6 +8,7 @@ import { startRefusalOf } from '../exports/storage-refusals.js';
 import { VolumeStates } from '../exports/volume-states.js';
 import { Coalescing } from '../snapshots/coalescing.js';
 import { NodeSnapshots } from '../snapshots/node-snapshots.js';
+import { SnapshotWriting } from '../snapshots/snapshot-writing.js';
 import { UsageMeter } from '../snapshots/usage-meter.js';
 import { StartRefused } from '../start-refused.js';
 import { openNodeIdentity } from './node.identity.js';
@@ -20,6 +21,7 @@ export interface OpenNode {
   readonly store: VolumeStore;
   readonly registry: ExportRegistry;
   readonly snapshots: NodeSnapshots;
+  readonly writing: SnapshotWriting;
   readonly coalescing: Coalescing;
   readonly usage: UsageMeter;
   /** Begins what goes on in the background, once the exports are restored. */
@@ -33,6 +35,9 @@ const coalesceIntervalMs = 60_000;
 
 /** Free space is looked at this often. */
 const spaceIntervalMs = 10_000;
+
+/** Snapshots into which nothing was put for too long are looked for this often. */
+const expiryIntervalMs = 1000;
 
 /** The name under which a crash test knows a step of the store. */
 export const storeFault = (step: Step) => `store.${step}` as const;
@@ -72,6 +77,12 @@ export async function openNode(
     });
     const deleted = () => coalescing.start();
     const snapshots = new NodeSnapshots({ pool: store, exports: registry, deleted, faultPoints });
+    const writing = new SnapshotWriting({
+      pool: store,
+      secret: config.heartbeat?.joinToken,
+      intervalMs: expiryIntervalMs,
+      faultPoints,
+    });
     const usage = new UsageMeter(store, config.usageMs);
     const space = new PoolSpaceWatch(store, {
       lowPercent: config.lowSpacePercent,
@@ -81,15 +92,17 @@ export async function openNode(
       // What a crash interrupted goes on, too.
       coalescing.start();
       usage.start();
+      writing.startExpiry();
       space.start();
     };
     const close = async (): Promise<number> => {
       space.stop();
       await coalescing.stop();
+      await writing.stopExpiry();
       await usage.stop();
       return store.closeKeepingLock();
     };
-    return { nodeId, poolId, store, registry, snapshots, coalescing, usage, start, close };
+    return { nodeId, poolId, store, registry, snapshots, writing, coalescing, usage, start, close };
   } catch (error) {
     await store.close();
     throw error;

@@ -34,7 +34,7 @@ export class NodeSnapshots {
     });
   }
 
-  /** Every completed snapshot of the pool that is of a volume. */
+  /** Every completed snapshot of the pool. */
   list(): AgentSnapshot[] {
     return this.parts.pool.snapshots.list().flatMap(snapshotOf);
   }
@@ -64,6 +64,6 @@ export class NodeSnapshots {
 }
 
 function snapshotOf({ id, volumeId, sizeBytes, state }: SnapshotRecord): AgentSnapshot[] {
-  if (state !== 'completed' || !isId('snap', id) || !isId('vol', volumeId)) return [];
-  return [{ id, volumeId, sizeBytes }];
+  if (state !== 'completed' || !isId('snap', id)) return [];
+  return [{ id, sizeBytes, ...(isId('vol', volumeId) ? { volumeId } : {}) }];
 }

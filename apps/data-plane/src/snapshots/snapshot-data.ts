@@ -70,7 +70,7 @@ export class SnapshotData {
 
   private async read<Value>(text: string, work: (ticket: DataTicket) => Promise<Value>): Promise<Value> {
     const ticket = this.tickets?.open(text);
-    if (ticket === undefined) {
+    if (ticket?.access !== 'read') {
       throw new AgentError('unauthorized', 'the ticket is not good or is over; ask the API for another');
     }
     try {

@@ -1,5 +1,5 @@
 import { Injectable, Logger } from '@nestjs/common';
-import { DomainError, type Reason, type Snapshot } from '@cairn/domain';
+import { DomainError, requirePlaced, type Reason, type Snapshot } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
 import type {
@@ -26,11 +26,14 @@ export class CreateSnapshotHandler implements OperationHandler<'create-snapshot'
   async perform(operation: CreateSnapshot): Promise<Settlement> {
     const { snapshots, first } = await this.load(operation);
     const request = {
-      snapshots: snapshots.map(({ id, volumeId }) => ({ snapshotId: id, volumeId })),
+      snapshots: snapshots.flatMap(({ id, volumeId }) =>
+        volumeId === undefined ? [] : [{ snapshotId: id, volumeId }],
+      ),
       ...(first.groupId === undefined ? {} : { groupId: first.groupId }),
     };
+    const { nodeId } = requirePlaced(first);
     this.settings.faultPoints.reach('worker.before-agent-call');
-    await this.agents.call(first.nodeId, (agent) => agent.takeSnapshots(request));
+    await this.agents.call(nodeId, (agent) => agent.takeSnapshots(request));
     this.settings.faultPoints.reach('worker.after-agent-call');
     return async (repositories) => {
       for (const snapshot of snapshots) {
@@ -41,6 +44,7 @@ export class CreateSnapshotHandler implements OperationHandler<'create-snapshot'
 
   async abandon(operation: CreateSnapshot, reason: Reason): Promise<Abandonment> {
     const { snapshots, first } = await this.load(operation);
+    const { nodeId } = requirePlaced(first);
     return {
       settle: async (repositories) => {
         for (const snapshot of snapshots) {
@@ -50,11 +54,11 @@ export class CreateSnapshotHandler implements OperationHandler<'create-snapshot'
       cleanUp: async () => {
         // What is left behind goes when the snapshots, now in `error`, are deleted.
         await this.agents
-          .call(first.nodeId, async (agent) => {
+          .call(nodeId, async (agent) => {
             for (const { id } of snapshots) await agent.deleteSnapshot(id);
           })
           .catch((error: unknown) =>
-            this.logger.warn(`${first.id} may be left on ${first.nodeId}: ${String(error)}`),
+            this.logger.warn(`${first.id} may be left on ${nodeId}: ${String(error)}`),
           );
       },
     };

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { DomainError, type Reason, type Snapshot } from '@cairn/domain';
+import type { Reason } from '@cairn/domain';
 import { UnitOfWork } from '@cairn/persistence';
 import { NodeAgents } from '../nodes/node.agents.js';
 import type {
@@ -9,6 +9,7 @@ import type {
   Settlement,
 } from '../operations/operation.handlers.js';
 import { HandlerSettings } from './handler.settings.js';
+import { snapshotOf } from './snapshot.lookup.js';
 
 type DeleteSnapshot = OperationOfKind<'delete-snapshot'>;
 
@@ -22,9 +23,11 @@ export class DeleteSnapshotHandler implements OperationHandler<'delete-snapshot'
   ) {}
 
   async perform(operation: DeleteSnapshot): Promise<Settlement> {
-    const snapshot = await this.load(operation);
+    const snapshot = await snapshotOf(this.unitOfWork, operation);
     this.settings.faultPoints.reach('worker.before-agent-call');
-    await this.agents.call(snapshot.nodeId, (agent) => agent.deleteSnapshot(snapshot.id));
+    const { id, nodeId } = snapshot;
+    // One that never had a place is nowhere.
+    if (nodeId !== undefined) await this.agents.call(nodeId, (agent) => agent.deleteSnapshot(id));
     this.settings.faultPoints.reach('worker.after-agent-call');
     return async ({ snapshots }) => {
       await snapshots.transition(snapshot, 'removed', { reason: null });
@@ -32,17 +35,11 @@ export class DeleteSnapshotHandler implements OperationHandler<'delete-snapshot'
   }
 
   async abandon(operation: DeleteSnapshot, reason: Reason): Promise<Abandonment> {
-    const snapshot = await this.load(operation);
+    const snapshot = await snapshotOf(this.unitOfWork, operation);
     return {
       settle: async ({ snapshots }) => {
         await snapshots.transition(snapshot, 'failed', { reason });
       },
     };
-  }
-
-  private async load({ target }: DeleteSnapshot): Promise<Snapshot> {
-    const [snapshot] = await this.unitOfWork.read(({ snapshots }) => snapshots.listById([target.snapshotId]));
-    if (snapshot !== undefined) return snapshot;
-    throw new DomainError('snapshot-not-found', { message: `There is no snapshot ${target.snapshotId}.` });
   }
 }

@@ -20,6 +20,8 @@ const domainCode = {
   'volume-busy': 'volume-busy',
   'snapshot-not-found': 'agent-refused',
   'snapshot-exists': 'agent-refused',
+  'snapshot-busy': 'snapshot-busy',
+  'checksum-mismatch': 'checksum-mismatch',
   'stale-generation': 'stale-generation',
   'export-not-found': 'agent-refused',
   'export-busy': 'export-busy',

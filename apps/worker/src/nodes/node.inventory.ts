@@ -13,13 +13,17 @@ const lost: Reason = {
   code: 'snapshot-lost',
   message: 'Its node has it no more. Put its manifest back from a backup, or delete it.',
 };
+const expired: Reason = {
+  code: 'snapshot-expired',
+  message: 'No block was put for too long, and its node has it no more. Delete it, and start another one.',
+};
 
 /**
  * Compares what the nodes have with the rows, and takes in how much space everything takes.
  *
  * A snapshot whose row says that it is deleted is removed from its node. One that no row knows is never removed, only
  * reported: the rows may be an older backup. A row whose snapshot is not there becomes `error`, and goes back to
- * `completed` when the node has it again. Of several workers, each node is looked at by one.
+ * `completed` when the node has it again; one that was being written from blocks has expired then. Of several workers, each node is looked at by one.
  */
 @Injectable()
 export class NodeInventory extends RecurringTask {
@@ -58,10 +62,12 @@ export class NodeInventory extends RecurringTask {
       before: await snapshots.listByNode(nodeId),
       pools: new Set((await nodes.get(nodeId)).pools.map(({ id }) => id)),
     }));
-    const { there, usage } = await this.agents.call(nodeId, async (agent) => ({
-      there: await agent.listSnapshotIds(),
+    const { list, usage } = await this.agents.call(nodeId, async (agent) => ({
+      list: await agent.listSnapshotIds(),
       usage: await agent.getUsage(),
     }));
+    const { ids, writing } = list;
+    const there = [...ids, ...writing.map(({ id }) => id)];
     const present = new Set(there);
     const after = await this.unitOfWork.read(({ snapshots }) => snapshots.listById(there));
     await this.remove(
@@ -69,7 +75,12 @@ export class NodeInventory extends RecurringTask {
       after.filter(({ state }) => state === 'deleted'),
     );
     this.report(nodeId, there, after);
-    for (const snapshot of before.filter(({ poolId }) => pools.has(poolId))) {
+    await this.unitOfWork.read(({ snapshots }) =>
+      snapshots.recordProgress(
+        writing.flatMap(({ id, percent }) => (percent === undefined ? [] : [{ id, percent }])),
+      ),
+    );
+    for (const snapshot of before.filter(({ poolId }) => poolId !== undefined && pools.has(poolId))) {
       await this.correct(snapshot, present.has(snapshot.id));
     }
     const { measuredAt } = usage;
@@ -100,14 +111,16 @@ export class NodeInventory extends RecurringTask {
 
   private async correct(snapshot: Snapshot, isThere: boolean): Promise<void> {
     const isLost = snapshot.state === 'error' && snapshot.reason?.code === 'snapshot-lost';
-    const change = isThere
-      ? isLost && (['found', null] as const)
-      : snapshot.state === 'completed' && (['lost', lost] as const);
+    const gone =
+      snapshot.state === 'completed'
+        ? (['lost', lost] as const)
+        : snapshot.writing === 'open' && (['failed', expired] as const);
+    const change = isThere ? isLost && (['found', null] as const) : gone;
     if (!change) return;
     const [event, reason] = change;
     try {
       await this.unitOfWork.read(({ snapshots }) => snapshots.transition(snapshot, event, { reason }));
-      this.log.warn(`${snapshot.id} is ${event} on ${snapshot.nodeId}`);
+      this.log.warn(`${snapshot.id} on ${snapshot.nodeId}: ${reason?.code ?? event}`);
     } catch (error) {
       // Deleted meanwhile.
       if (!(error instanceof DomainError && error.code === 'concurrent-change')) throw error;

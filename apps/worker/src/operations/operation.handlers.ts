@@ -3,12 +3,14 @@ import type { Operation, OperationKind, Reason } from '@cairn/domain';
 import type { Repositories } from '@cairn/persistence';
 import { AttachVolumeHandler } from '../handlers/attach-volume.handler.js';
 import { CreateVolumeHandler } from '../handlers/create-volume.handler.js';
+import { CompleteSnapshotHandler } from '../handlers/complete-snapshot.handler.js';
 import { CreateSnapshotHandler } from '../handlers/create-snapshot.handler.js';
 import { DeleteSnapshotHandler } from '../handlers/delete-snapshot.handler.js';
 import { DeleteVolumeHandler } from '../handlers/delete-volume.handler.js';
 import { DetachVolumeHandler } from '../handlers/detach-volume.handler.js';
 import { ResizeVolumeHandler } from '../handlers/resize-volume.handler.js';
 import { RevertVolumeHandler } from '../handlers/revert-volume.handler.js';
+import { StartSnapshotHandler } from '../handlers/start-snapshot.handler.js';
 
 /** An operation of one kind. */
 export type OperationOfKind<K extends OperationKind> = Extract<Operation, { kind: K }>;
@@ -60,6 +62,8 @@ export class OperationHandlers {
     resizeVolume: ResizeVolumeHandler,
     revertVolume: RevertVolumeHandler,
     createSnapshot: CreateSnapshotHandler,
+    startSnapshot: StartSnapshotHandler,
+    completeSnapshot: CompleteSnapshotHandler,
     deleteSnapshot: DeleteSnapshotHandler,
   ) {
     this.table = {
@@ -70,6 +74,8 @@ export class OperationHandlers {
       'resize-volume': resizeVolume,
       'revert-volume': revertVolume,
       'create-snapshot': createSnapshot,
+      'start-snapshot': startSnapshot,
+      'complete-snapshot': completeSnapshot,
       'delete-snapshot': deleteSnapshot,
     };
   }

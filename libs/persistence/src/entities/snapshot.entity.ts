@@ -8,6 +8,7 @@ import type {
   SnapshotState,
   Tags,
   VolumeId,
+  WritingState,
 } from '@cairn/domain';
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import { int8 } from '../int8.transformer.js';
@@ -25,9 +26,20 @@ export class SnapshotEntity {
   @Column({ name: 'project_id', type: 'text' })
   projectId!: ProjectId;
 
-  /** Not a foreign key: a snapshot outlives its volume. */
-  @Column({ name: 'volume_id', type: 'text' })
-  volumeId!: VolumeId;
+  /** Not a foreign key: a snapshot outlives its volume. Null when it was written from blocks. */
+  @Column({ name: 'volume_id', type: 'text', nullable: true })
+  volumeId!: VolumeId | null;
+
+  /** Not a foreign key either. */
+  @Column({ name: 'parent_snapshot_id', type: 'text', nullable: true })
+  parentSnapshotId!: SnapshotId | null;
+
+  /** Set while it is written from blocks, which is only while it is pending. */
+  @Column({ type: 'text', nullable: true })
+  writing!: WritingState | null;
+
+  @Column({ type: 'int2', nullable: true })
+  progress!: number | null;
 
   @Column({ name: 'group_id', type: 'text', nullable: true })
   groupId!: GroupId | null;
@@ -53,11 +65,11 @@ export class SnapshotEntity {
   @Column({ name: 'reason_message', type: 'text', nullable: true })
   reasonMessage!: string | null;
 
-  @Column({ name: 'node_id', type: 'text' })
-  nodeId!: NodeId;
+  @Column({ name: 'node_id', type: 'text', nullable: true })
+  nodeId!: NodeId | null;
 
-  @Column({ name: 'pool_id', type: 'text' })
-  poolId!: PoolId;
+  @Column({ name: 'pool_id', type: 'text', nullable: true })
+  poolId!: PoolId | null;
 
   /** Set together, once its node has measured. */
   @Column({ name: 'unique_bytes', type: 'int8', transformer: int8, nullable: true })

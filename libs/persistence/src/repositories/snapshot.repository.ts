@@ -2,8 +2,10 @@ import {
   DELETED_SNAPSHOT_RETENTION_MS,
   DomainError,
   nextSnapshotState,
+  nextWritingState,
   type GroupId,
   type NodeId,
+  type PoolId,
   type ProjectId,
   type Reason,
   type Snapshot,
@@ -11,6 +13,7 @@ import {
   type SnapshotId,
   type SnapshotState,
   type VolumeId,
+  type WritingEvent,
 } from '@cairn/domain';
 import { In, LessThan, Not, type EntityManager } from 'typeorm';
 import { SnapshotEntity } from '../entities/snapshot.entity.js';
@@ -20,7 +23,7 @@ import { recordUsage, usageOf, type MeasuredUsage } from '../space-usage.js';
 /** What a new snapshot is. */
 export type NewSnapshot = Omit<
   Snapshot,
-  'state' | 'reason' | 'usage' | 'createdAt' | 'updatedAt' | 'completedAt' | 'deletedAt'
+  'state' | 'reason' | 'progress' | 'usage' | 'createdAt' | 'updatedAt' | 'completedAt' | 'deletedAt'
 >;
 
 /** Which snapshots of a project to list. */
@@ -50,19 +53,21 @@ export class SnapshotRepository {
       this.manager,
       SnapshotEntity,
       `INSERT INTO snapshots (id, project_id, volume_id, group_id, name, description, tags, size_bytes, state, node_id,
-         pool_id)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10) RETURNING *`,
+         pool_id, parent_snapshot_id, writing)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10, $11, $12) RETURNING *`,
       [
         snapshot.id,
         snapshot.projectId,
-        snapshot.volumeId,
+        snapshot.volumeId ?? null,
         snapshot.groupId ?? null,
         snapshot.name ?? null,
         snapshot.description,
         JSON.stringify(snapshot.tags),
         snapshot.sizeBytes,
-        snapshot.nodeId,
-        snapshot.poolId,
+        snapshot.nodeId ?? null,
+        snapshot.poolId ?? null,
+        snapshot.parentSnapshotId ?? null,
+        snapshot.writing ?? null,
       ],
     );
     if (!row) throw new Error(`Inserting ${snapshot.id} returned no row.`);
@@ -110,6 +115,61 @@ export class SnapshotRepository {
     return this.manager.existsBy(SnapshotEntity, { volumeId, state: 'pending' });
   }
 
+  /** True while a snapshot that begins as this one is being started. */
+  async isBeingExtended(id: SnapshotId): Promise<boolean> {
+    return this.manager.existsBy(SnapshotEntity, { parentSnapshotId: id, writing: 'starting' });
+  }
+
+  /**
+   * Chooses where the bytes of a snapshot that is written from blocks go, once: one that has a place keeps it, and that
+   * is returned. Throws `snapshot-not-found` when the row is gone.
+   */
+  async place(id: SnapshotId, place: { nodeId: NodeId; poolId: PoolId }): Promise<Snapshot> {
+    await this.manager.query(
+      'UPDATE snapshots SET node_id = $2, pool_id = $3, updated_at = now() WHERE id = $1 AND node_id IS NULL',
+      [id, place.nodeId, place.poolId],
+    );
+    const [snapshot] = await this.listById([id]);
+    return foundOrThrow(snapshot, id);
+  }
+
+  /** Gives up the place of a snapshot that its node refused to start, so that another can be chosen. */
+  async unplace(id: SnapshotId, nodeId: NodeId): Promise<void> {
+    await this.manager.query(
+      `UPDATE snapshots SET node_id = NULL, pool_id = NULL, updated_at = now()
+       WHERE id = $1 AND node_id = $2 AND writing = 'starting'`,
+      [id, nodeId],
+    );
+  }
+
+  /**
+   * Moves the writing of a pending snapshot on from where the caller saw it.
+   *
+   * Throws `snapshot-wrong-state` and `snapshot-busy` when the event is illegal there, and `concurrent-change` when the
+   * row has left that state since.
+   */
+  async moveWriting(snapshot: Snapshot, event: WritingEvent): Promise<Snapshot> {
+    const to = nextWritingState(snapshot, event);
+    const [row] = await returning(
+      this.manager,
+      SnapshotEntity,
+      `UPDATE snapshots SET writing = $3, updated_at = now()
+       WHERE id = $1 AND state = 'pending' AND writing = $2 RETURNING *`,
+      [snapshot.id, snapshot.writing, to],
+    );
+    if (row) return toSnapshot(row);
+    throw changedSince(snapshot);
+  }
+
+  /** Keeps how far those who put blocks say that they are; what is not being written is left out. */
+  async recordProgress(progress: readonly { id: SnapshotId; percent: number }[]): Promise<void> {
+    await this.manager.query(
+      `UPDATE snapshots AS t SET progress = p.percent
+       FROM unnest($1::text[], $2::int2[]) AS p (id, percent) WHERE t.id = p.id AND t.writing IS NOT NULL`,
+      [progress.map(({ id }) => id), progress.map(({ percent }) => percent)],
+    );
+  }
+
   /** One page of a project's snapshots, newest first. Rows that come or go between pages neither repeat nor hide others. */
   async list(projectId: ProjectId, query: SnapshotQuery): Promise<SnapshotPage> {
     const rows = await this.manager.find(SnapshotEntity, {
@@ -144,7 +204,7 @@ export class SnapshotRepository {
     const [row] = await returning(
       this.manager,
       SnapshotEntity,
-      `UPDATE snapshots SET state = $3,
+      `UPDATE snapshots SET state = $3, writing = NULL,
         reason_code = CASE WHEN $4 THEN $5 ELSE reason_code END,
         reason_message = CASE WHEN $4 THEN $6 ELSE reason_message END,
         completed_at = CASE WHEN $3 = 'completed' THEN coalesce(completed_at, now()) ELSE completed_at END,
@@ -154,10 +214,7 @@ export class SnapshotRepository {
       [snapshot.id, snapshot.state, to, reason !== undefined, reason?.code ?? null, reason?.message ?? null],
     );
     if (row) return toSnapshot(row);
-    throw new DomainError('concurrent-change', {
-      message: `Snapshot ${snapshot.id} is no longer ${snapshot.state}. Look at it again and repeat.`,
-      currentState: snapshot.state,
-    });
+    throw changedSince(snapshot);
   }
 
   /** Keeps what a node measured; what is not of a row here is left out. */
@@ -186,11 +243,21 @@ function foundOrThrow(snapshot: Snapshot | undefined, id: SnapshotId): Snapshot 
   throw new DomainError('snapshot-not-found', { message: `There is no snapshot ${id}.` });
 }
 
+function changedSince({ id, state, writing }: Snapshot): DomainError {
+  return new DomainError('concurrent-change', {
+    message: `Snapshot ${id} is no longer ${writing ?? state}. Look at it again and repeat.`,
+    currentState: state,
+  });
+}
+
 function toSnapshot(row: SnapshotEntity): Snapshot {
   return {
     id: row.id,
     projectId: row.projectId,
-    volumeId: row.volumeId,
+    volumeId: row.volumeId ?? undefined,
+    parentSnapshotId: row.parentSnapshotId ?? undefined,
+    writing: row.writing ?? undefined,
+    progress: row.progress ?? undefined,
     groupId: row.groupId ?? undefined,
     name: row.name ?? undefined,
     description: row.description,
@@ -198,8 +265,8 @@ function toSnapshot(row: SnapshotEntity): Snapshot {
     sizeBytes: row.sizeBytes,
     state: row.state,
     reason: row.reasonCode === null ? undefined : { code: row.reasonCode, message: row.reasonMessage ?? '' },
-    nodeId: row.nodeId,
-    poolId: row.poolId,
+    nodeId: row.nodeId ?? undefined,
+    poolId: row.poolId ?? undefined,
     usage: usageOf(row),
     createdAt: row.createdAt,
     updatedAt: row.updatedAt,
