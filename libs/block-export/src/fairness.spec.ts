@@ -5,13 +5,16 @@ import { setImmediate } from 'node:timers/promises';
 import { BLK_TYPE, type Segment } from '@cairn/virtio/testing';
 import { FakeBlkDisk, type FakeQueue } from '@cairn/vhost-user/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { DeviceShard } from './device-shard.js';
 import { Export } from './export.js';
 import { ExportArena } from './export-arena.js';
+import type { CompletionHandler } from './io-uring.js';
 import { Peers } from './peers.js';
 import { Placement } from './placement.js';
 import { ReactorLoop } from './reactor-loop.js';
 import { ReactorMetrics } from './reactor-metrics.js';
 import { ShardDirectory, type ShardRequest } from './shard-directory.js';
+import { IO_COMPLETION, RESERVED_SLOTS } from './shard-host.js';
 import { ensureVolumeFile } from './volume-file.js';
 
 const KIB = 1024;
@@ -67,7 +70,7 @@ describe('volumes that are busy on one reactor', () => {
 
   /** A volume whose guest has its rings full before each round, and how many of its requests were completed. */
   const busy = async (use: Use, file: 'null' | 'real' = 'null') => {
-    const { requestBytes, depth, numQueues = 1 } = use;
+    const { requestBytes, numQueues = 1 } = use;
     const id = `volume-${exports.length}`;
     const filePath = join(directory, `${id}.img`);
     if (file === 'real') ensureVolumeFile(filePath, SIZE);
@@ -102,13 +105,14 @@ describe('volumes that are busy on one reactor', () => {
     ];
     const fill = (queue: FakeQueue): void => {
       queue.reap(() => undefined);
-      while (queue.ring.inFlightCount < depth) queue.ring.submit(chain);
+      while (queue.ring.inFlightCount < use.depth) queue.ring.submit(chain);
       queue.publish();
     };
     return {
       use,
       fill: () => disk.queues.forEach(fill),
       requests: () => arena.total().requests.read,
+      taken: () => arena.total().counters.taken,
       inFlight: () => arena.total().counters.taken - arena.total().requests.read,
     };
   };
@@ -124,6 +128,33 @@ describe('volumes that are busy on one reactor', () => {
       shards.handle(request, answer),
     );
     return (sharedPlaces = { peers, shards, placement: new Placement(Placement.bufferFor(1), 0) });
+  };
+
+  /** Keeps the kernel's answers to requests back, until `let` lets so many of them through in the next round. */
+  const holdAnswers = () => {
+    const { uring, slots } = loop;
+    const reap = uring.reap.bind(uring);
+    const held: Parameters<CompletionHandler>[] = [];
+    let next: Parameters<CompletionHandler>[] = [];
+    uring.reap = (handler) => {
+      reap((...answer) => (answer[1] === IO_COMPLETION ? held.push(answer) : handler(...answer)));
+      for (const answer of next) handler(...answer);
+      return next.splice(0).length;
+    };
+    return {
+      let: (which: (shard: DeviceShard | undefined) => boolean, most: number): void => {
+        next = held.filter(([slot]) => which(slots.shard[slot])).slice(0, most);
+        for (const answer of next) held.splice(held.indexOf(answer), 1);
+      },
+      /** Lets all through, from now on. */
+      end: (): void => {
+        uring.reap = (handler) => {
+          uring.reap = reap;
+          for (const answer of held) handler(...answer);
+          return held.length + reap(handler);
+        };
+      },
+    };
   };
 
   const run = (guests: readonly Busy[], rounds: number): void => {
@@ -196,5 +227,44 @@ describe('volumes that are busy on one reactor', () => {
       expect(inFlight).toBeGreaterThan(400);
       expect(inFlight).toBeLessThanOrEqual(512);
     }
+  });
+
+  // A volume all of whose requests are in flight is not counted among the busy ones while the thread sleeps. That leaves
+  // nobody without: one that lacks slots is kept active, so it is counted from when it asks until it has its share.
+  // To count all that have something in flight would leave slots empty: a hundred quiet volumes, of one request each,
+  // would hold a busy one down to its least share of a file that could do more at once.
+  it('take what another leaves while its requests are in flight, and give it up as soon as that one asks', async () => {
+    const slow = await busy({ requestBytes: 512, depth: 100 }, 'real');
+    const greedy = await busy({ requestBytes: 512, depth: 300, numQueues: 4 }, 'real');
+    const answers = holdAnswers();
+
+    run([slow], 20);
+    const shardOf = new Set(loop.slots.shard.filter((shard) => shard !== undefined));
+    expect([slow.inFlight(), shardOf.size]).toEqual([100, 1]);
+    const [slowShard] = shardOf;
+    run([greedy], 60);
+    expect(greedy.inFlight()).toBe(loop.slots.count - RESERVED_SLOTS - 100);
+
+    // It asks for more than there is: every slot that comes free is its own, until it has what it asked for.
+    slow.use.depth = 300;
+    let taken = greedy.taken();
+    for (let round = 0; round < 20; round += 1) {
+      run([slow, greedy], 1);
+      // What is answered in one round is free in the next.
+      expect(slow.inFlight()).toBe(Math.min(300, 100 + 20 * Math.max(0, round - 1)));
+      answers.let((shard) => shard !== slowShard, 20);
+      if (slow.inFlight() < 300) expect(greedy.taken()).toBe(taken);
+      taken = greedy.taken();
+    }
+    expect(slow.inFlight()).toBe(300);
+
+    // Its own slots are its own again as soon as its answers come, whoever waits for some.
+    run([slow, greedy], 20);
+    for (let round = 0; round < 20; round += 1) {
+      answers.let((shard) => shard === slowShard, 50);
+      run([slow, greedy], 2);
+      expect(slow.inFlight()).toBe(300);
+    }
+    answers.end();
   });
 });
