@@ -470,7 +470,7 @@ const connectionRules: readonly BrokenRule[] = [
       [4096, 4096],
       [2 ** 40, 0],
       [0, 0],
-      [512, 0],
+      [2048, 512],
     ] as const);
     const region = { gpa: 0, sizeBytes, userAddress: 0x7000_0000, mmapOffsetBytes };
     withFd(memfd(4096), (fd) => {
