@@ -80,7 +80,7 @@ describe('cairn up', () => {
     expect(stderr).toBe('');
     expect(stdout.match(/^succeeded$/gm)).toHaveLength(9);
     expect(stdout).toContain('"state":"available"');
-    expect(stdout).toMatch(/"socketPath":"[^"]+vol-[0-9a-f]{16}/);
+    expect(stdout).toMatch(/"socketPath":"[^"]+vol-[0-9a-f]{17}\.sock/);
     expect(stdout).toContain('"currentState":"in-use"');
   });
 
@@ -103,7 +103,7 @@ describe('cairn up', () => {
       program,
       ...['volume', 'create', '--size', '1M', '--data-dir', directory],
     ]);
-    expect(stdout).toMatch(/^vol-[0-9a-f]{16} +available/);
+    expect(stdout).toMatch(/^vol-[0-9a-f]{17} +available/);
   });
 
   it('takes everything with it when it is killed, and comes up again on the same data', async () => {

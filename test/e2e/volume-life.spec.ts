@@ -1,7 +1,7 @@
 import { open, stat } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { GIB, MIB } from '@cairn/domain';
+import { GIB, MIB, serialOf } from '@cairn/domain';
 import { FakeBlkDisk } from '@cairn/vhost-user/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { sql } from '../support/databases.js';
@@ -41,11 +41,14 @@ describe.each(queueKinds)('the life of a volume, queue in %s', (queue) => {
     const file = await stack.fileOf(volume.id);
 
     const attachment = await stack.api.attach(volume.id, { numQueues: 2 });
-    expect(attachment).toMatchObject({ state: 'attached', connection: { serial: volume.id, numQueues: 2 } });
+    expect(attachment).toMatchObject({
+      state: 'attached',
+      connection: { serial: serialOf(volume.id), numQueues: 2 },
+    });
     expect(await stack.api.volume(volume.id)).toMatchObject({ state: 'in-use' });
     const disk = await plug(attachment.connection.socketPath, 2);
     expect(disk.capacityBytes).toBe(GIB);
-    expect(await disk.getId()).toBe(volume.id);
+    expect(await disk.getId()).toBe(serialOf(volume.id));
 
     const offsets = [0, 4096, 512 * 3, 300 * MIB, GIB - 4096];
     const blocks = new Map(offsets.map((offset) => [offset, randomBytes(offset === 1536 ? 512 : 4096)]));

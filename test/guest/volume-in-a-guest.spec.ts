@@ -3,7 +3,7 @@ import { closeSync, openSync, readSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { GIB, MIB } from '@cairn/domain';
+import { GIB, MIB, serialOf } from '@cairn/domain';
 import { Guest } from '@cairn/qemu';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { Stack } from '../support/stack.js';
@@ -65,7 +65,7 @@ describe('a volume in a running Linux guest', () => {
     });
   const plug = async (...args: string[]) => {
     await cairn('plug', '--qmp', guest.qmpSocket, '--volume', volumeId, ...args);
-    disk = (await guest.check(findDisk(volumeId))).trim();
+    disk = (await guest.check(findDisk(serialOf(volumeId)))).trim();
   };
   const unplug = () => cairn('unplug', '--qmp', guest.qmpSocket, '--volume', volumeId);
 
@@ -86,7 +86,7 @@ describe('a volume in a running Linux guest', () => {
 
   it('shows as a disk with its size, its id as serial and a write-back cache', async () => {
     expect((await guest.check(`cat /sys/block/${disk}/size`)).trim()).toBe(String(GIB / 512));
-    expect(await guest.check(`cat /sys/block/${disk}/serial`)).toBe(volumeId);
+    expect(await guest.check(`cat /sys/block/${disk}/serial`)).toBe(serialOf(volumeId));
     expect((await guest.check(`cat /sys/block/${disk}/queue/write_cache`)).trim()).toBe('write back');
   });
 

@@ -390,7 +390,7 @@ describe('routes', () => {
       headers: { 'x-request-id': 'a b<script>' },
     });
     expectProblem(replaced, 404, 'volume-not-found');
-    expect(replaced.body.requestId).toMatch(/^req-[0-9a-f]{16}$/);
+    expect(replaced.body.requestId).toMatch(/^req-[0-9a-f]{17}$/);
   });
 });
 

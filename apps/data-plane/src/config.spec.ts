@@ -47,8 +47,8 @@ describe('the data-plane configuration', () => {
   });
 
   it('refuses a socket directory whose paths would not fit a unix socket, with a remedy', () => {
-    // 107 bytes less "/vol-" and 16 digits and ".sock".
-    const longest = `/${'d'.repeat(107 - 26 - 1)}`;
+    // 107 bytes less "/vol-" and 17 digits and ".sock".
+    const longest = `/${'d'.repeat(107 - 27 - 1)}`;
     expect(faultsOf({ ...complete, CAIRN_SOCKET_DIR: longest })).toEqual({});
     expect(faultsOf({ ...complete, CAIRN_SOCKET_DIR: `${longest}d` })['CAIRN_SOCKET_DIR']).toContain(
       'shorter directory',

@@ -44,7 +44,7 @@ export interface HeartbeatConfig {
 
 /** sockaddr_un.sun_path is 108 bytes with its terminating zero (unix(7)). */
 const maxSocketPathBytes = 107;
-const longestSocketName = '/vol-0123456789abcdef.sock';
+const longestSocketName = '/vol-0123456789abcdef0.sock';
 
 /** Faults a directory of which the path is too long for the sockets in it. */
 const checkSocketPath = (

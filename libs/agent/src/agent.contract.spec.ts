@@ -83,7 +83,8 @@ describe('the agent contract', () => {
     '',
     'vol-',
     'vol-0123456789ABCDEF',
-    'vol-0123456789abcdef0',
+    'vol-0123456789abcde',
+    'vol-0123456789abcdef01',
     '../../etc/passwd',
     'vol-0123456789abcdef\n',
   ])('refuses the volume id %j', (id) => {

@@ -1,4 +1,4 @@
-import { isId, type FieldFault, type Id, type IdPrefix } from '@cairn/domain';
+import { idRule, isId, type FieldFault, type Id, type IdPrefix } from '@cairn/domain';
 
 /** Bounds of an integer field, both included. */
 export interface IntegerBounds {
@@ -58,7 +58,7 @@ export class ObjectReader {
   id<P extends IdPrefix>(field: string, prefix: P): Id<P> {
     const value = this.take(field);
     if (isId(prefix, value)) return value;
-    return this.fault(field, `must be ${prefix}- and 16 lower-case hex digits`, `${prefix}-` as const);
+    return this.fault(field, `must be ${prefix}- ${idRule}`, `${prefix}-` as const);
   }
 
   /** Like `id`, or `undefined` when the field is absent or null. */

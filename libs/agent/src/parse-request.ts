@@ -1,4 +1,4 @@
-import { isId, type Id, type IdPrefix } from '@cairn/domain';
+import { idRule, isId, type Id, type IdPrefix } from '@cairn/domain';
 import { AgentError } from './agent.errors.js';
 import { ObjectReader } from './object-reader.js';
 
@@ -20,6 +20,6 @@ export function parseRequest<Value>(source: unknown, read: (reader: ObjectReader
 export function parsePathId<P extends IdPrefix>(prefix: P, field: string, text: string): Id<P> {
   if (isId(prefix, text)) return text;
   throw new AgentError('invalid-argument', `the ${field} is not one`, {
-    errors: [{ field, message: `must be ${prefix}- and 16 lower-case hex digits` }],
+    errors: [{ field, message: `must be ${prefix}- ${idRule}` }],
   });
 }

@@ -1,4 +1,5 @@
 import {
+  ID_DIGITS,
   parseId,
   SHA256_BASE64,
   SNAPSHOT_GROUP_MAX,
@@ -128,11 +129,13 @@ export interface AgentUsage {
   }[];
 }
 
+const usageId = new RegExp(`^(vol|snap)-${ID_DIGITS}$`);
+
 /** Reads the usage that an agent answered. */
 export function readAgentUsage(reader: ObjectReader): AgentUsage {
   const measuredAt = reader.optionalText('measuredAt', instantPattern, 'an RFC 3339 instant in UTC');
   const usage = reader.list('usage', (item) => {
-    const id = item.text('id', /^(vol|snap)-[0-9a-f]{16}$/, 'a volume or snapshot id');
+    const id = item.text('id', usageId, 'a volume or snapshot id');
     return {
       id: parseId('vol', id) ?? parseId('snap', id) ?? ('vol-' as const),
       uniqueBytes: item.integer('uniqueBytes', { min: 0 }),

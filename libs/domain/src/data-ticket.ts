@@ -1,5 +1,5 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
-import { isId, type SnapshotId } from './ids.js';
+import { ID_DIGITS, isId, type SnapshotId } from './ids.js';
 
 /** What the bearer may do, straight with a node, and until when. */
 export interface DataTicket {
@@ -15,7 +15,8 @@ export interface DataTicket {
 /** Long enough for a page or a block over a slow line, short enough that a leaked address is soon worthless. */
 export const DATA_TICKET_MS = 5 * 60_000;
 
-const pattern = /^(snap-[0-9a-f]{16})\.(snap-[0-9a-f]{16}|write)?\.(\d{1,15})\.([\w-]{43})$/;
+const id = `snap-${ID_DIGITS}`;
+const pattern = new RegExp(`^(${id})\\.(${id}|write)?\\.(\\d{1,15})\\.([\\w-]{43})$`);
 
 /** Signs and checks tickets with a key that is derived from the secret which control plane and data planes share. */
 export class DataTickets {

@@ -16,17 +16,27 @@ export type GroupId = Id<'grp'>;
 export type PoolId = Id<'pool'>;
 export type RequestId = Id<'req'>;
 
-const HEX_DIGITS = 16;
-const idPattern = new RegExp(`^(${idPrefixes.join('|')})-[0-9a-f]{${HEX_DIGITS}}$`);
+const HEX_DIGITS = 17;
+/** What follows the prefix, for a pattern: 17 hex digits, or the 16 of ids from before. */
+export const ID_DIGITS = '[0-9a-f]{16,17}';
+/** What is said of a text that is no id. */
+export const idRule = 'and 17 (or, of an older one, 16) lower-case hex digits';
+const idPattern = new RegExp(`^(${idPrefixes.join('|')})-${ID_DIGITS}$`);
+/** virtio 1.2 §5.2.6.1: VIRTIO_BLK_ID_BYTES. */
+const SERIAL_BYTES = 20;
+
+/** Makes a fresh id: the prefix and 17 random hex digits, as EC2's ids have. */
+export function newId<P extends IdPrefix>(prefix: P): Id<P> {
+  const digits = randomBytes(Math.ceil(HEX_DIGITS / 2)).toString('hex');
+  return `${prefix}-${digits.slice(0, HEX_DIGITS)}`;
+}
 
 /**
- * Makes a fresh id: the prefix and 16 random hex digits.
- *
- * A volume id is therefore exactly 20 bytes, the length of a virtio-blk serial (virtio 1.2 §5.2.6.1),
- * so the serial a guest sees is the volume id itself.
+ * The serial that a guest sees of a volume's disk: its id, without the dash where that has 17 digits, as the 20 bytes of
+ * a virtio-blk serial do not hold it (virtio 1.2 §5.2.6.1). EC2's serials leave it out, too.
  */
-export function newId<P extends IdPrefix>(prefix: P): Id<P> {
-  return `${prefix}-${randomBytes(HEX_DIGITS / 2).toString('hex')}`;
+export function serialOf(volumeId: string): string {
+  return volumeId.length <= SERIAL_BYTES ? volumeId : volumeId.replace('-', '');
 }
 
 /** True when the text is an id of this kind. */

@@ -3,22 +3,28 @@ import { formatBytes, GIB, KIB, MIB, parseBytes, TIB } from './bytes.js';
 import { isClientToken, requestDigest, resolveClientToken, sameRequestOrThrow } from './client-token.js';
 import { DomainError, errorRetryable, isErrorCode, reasonOf } from './errors.js';
 import { armFaultPoints, faultPointNames } from './fault-point.js';
-import { idPrefixes, isId, newId, parseId } from './ids.js';
+import { idPrefixes, isId, newId, parseId, serialOf } from './ids.js';
 import { operationBackoffMs, operationDeadlineMs, operationKinds } from './operation.js';
 import { VOLUME_SIZE_MAX, VOLUME_SIZE_MIN, volumeSizeFault } from './volume.js';
 
 describe('ids', () => {
-  it.each(idPrefixes)('%s ids are unique, 16 hex digits long, and of no other kind', (prefix) => {
+  it.each(idPrefixes)('%s ids are unique, 17 hex digits long, and of no other kind', (prefix) => {
     const ids = new Set(Array.from({ length: 100 }, () => newId(prefix)));
     expect(ids.size).toBe(100);
     for (const id of ids) {
-      expect(id).toMatch(new RegExp(`^${prefix}-[0-9a-f]{16}$`));
+      expect(id).toMatch(new RegExp(`^${prefix}-[0-9a-f]{17}$`));
       expect(idPrefixes.filter((other) => isId(other, id))).toEqual([prefix]);
     }
   });
 
-  it('of volumes are as long as a virtio-blk serial (virtio 1.2 §5.2.6.1)', () => {
-    expect(newId('vol')).toHaveLength(20);
+  it('of 16 digits, as they were before, are ids', () => {
+    expect(parseId('vol', 'vol-0123456789abcdef')).toBe('vol-0123456789abcdef');
+  });
+
+  it('of volumes are serials of 20 bytes (virtio 1.2 §5.2.6.1)', () => {
+    expect(serialOf('vol-0123456789abcdef')).toBe('vol-0123456789abcdef');
+    expect(serialOf('vol-0123456789abcdef0')).toBe('vol0123456789abcdef0');
+    expect(serialOf(newId('vol'))).toHaveLength(20);
   });
 
   it.each([
@@ -27,7 +33,8 @@ describe('ids', () => {
     'vol-',
     'vol-0',
     'vol-0123456789ABCDEF',
-    'vol-0123456789abcdef0',
+    'vol-0123456789abcdef01',
+    'vol-0123456789abcde',
     ' vol-0123456789abcdef',
     'vol-0123456789abcdef\n',
     5,

@@ -1,8 +1,7 @@
-import { randomBytes } from 'node:crypto';
 import type { SwitchHeads } from './chain.js';
 import { BLOCK_BYTES } from './layer-format.js';
 import type { Pool } from './pool.js';
-import { VOLUME_ID, type VolumeManifest } from './records.js';
+import { makeId, VOLUME_ID, type VolumeManifest } from './records.js';
 import type { Snapshots } from './snapshots.js';
 import { isUncertain, StorageError } from './storage-error.js';
 
@@ -59,7 +58,7 @@ export class Clones {
     if (this.pool.findVolume(volumeId)) {
       return this.fromSnapshot({ ...request, snapshotId: '' });
     }
-    const snapshotId = `snap-${randomBytes(8).toString('hex')}`;
+    const snapshotId = makeId('snap');
     const snapshot = { snapshotId, volumeId: sourceVolumeId, internal: true };
     await this.snapshots.take([snapshot], options);
     try {

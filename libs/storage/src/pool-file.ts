@@ -1,11 +1,12 @@
-import { randomBytes } from 'node:crypto';
 import { writeFileAtomic } from './atomic-file.js';
 import type { Disk } from './disk.js';
 import type { PoolAbilities } from './pool-probe.js';
+import { makeId, POOL_ID } from './records.js';
 import { StorageError } from './storage-error.js';
 
-const POOL_ID = /^pool-[0-9a-f]{16}$/;
-const VERSION = 1;
+const VERSION = 2;
+/** Of releases that know only ids of 16 digits; they would take what newer ids name for nobody's, so they must not open it. */
+const FORMER_VERSION = 1;
 
 /** What a pool is taken to be able to do when its file system is too full to be probed, and never was. */
 const UNPROBED: PoolAbilities = {
@@ -28,7 +29,7 @@ export async function openPoolFile(
   disk: Disk,
 ): Promise<{ poolId: string; abilities: PoolAbilities }> {
   const known = await readPoolFile(path, disk);
-  const poolId = known?.poolId ?? `pool-${randomBytes(8).toString('hex')}`;
+  const poolId = known?.poolId ?? makeId('pool');
   const abilities = probed ?? known?.abilities ?? UNPROBED;
   const text = `${JSON.stringify({ version: VERSION, poolId, abilities })}\n`;
   if (text !== known?.text) {
@@ -55,11 +56,12 @@ export async function readPoolFile(
     value = undefined;
   }
   const { version, poolId, abilities } = (value ?? {}) as Record<string, unknown>;
-  if (version !== VERSION || typeof poolId !== 'string' || !POOL_ID.test(poolId)) {
+  const isKnown = version === VERSION || version === FORMER_VERSION;
+  if (!isKnown || typeof poolId !== 'string' || !POOL_ID.test(poolId)) {
     throw new StorageError('manifest-corrupt', {
       op: 'open pool',
       path,
-      reason: 'it is not what this version writes',
+      reason: 'it is not what this release knows',
       remedy: 'Put back the file from a backup, or give an empty directory',
     });
   }

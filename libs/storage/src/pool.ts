@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { statfs } from 'node:fs/promises';
 import { writeFileAtomic } from './atomic-file.js';
 import type { ChainLayer, LiveVolume, VolumeChain } from './chain.js';
@@ -7,6 +6,7 @@ import { PoolGraph } from './pool-graph.js';
 import type { PoolPaths } from './pool-paths.js';
 import {
   type LayerRecord,
+  makeId,
   sealLayer,
   sealSnapshot,
   sealVolume,
@@ -251,7 +251,7 @@ export class Pool {
       throw new StorageError('invalid-argument', { op: 'create layer', reason });
     }
     if (parent !== null && this.unwritten.has(parent)) await this.writeLayer(this.graph.layer(parent));
-    const id = `lay-${randomBytes(8).toString('hex')}`;
+    const id = makeId('lay');
     const layer: LayerRecord = {
       id,
       file: `${id}.img`,

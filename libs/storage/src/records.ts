@@ -1,12 +1,20 @@
+import { randomBytes } from 'node:crypto';
 import { BLOCK_BYTES } from './layer-format.js';
 import { type ManifestShape, Refusal, sealManifest, unsealManifest } from './manifest.js';
 
-export const VOLUME_ID = /^vol-[0-9a-f]{16}$/;
-export const LAYER_ID = /^lay-[0-9a-f]{16}$/;
-export const SNAPSHOT_ID = /^snap-[0-9a-f]{16}$/;
-export const LAYER_FILE = /^lay-[0-9a-f]{16}\.img$/;
+// 17 digits; older pools have ids of 16.
+export const VOLUME_ID = /^vol-[0-9a-f]{16,17}$/;
+export const LAYER_ID = /^lay-[0-9a-f]{16,17}$/;
+export const SNAPSHOT_ID = /^snap-[0-9a-f]{16,17}$/;
+export const POOL_ID = /^pool-[0-9a-f]{16,17}$/;
+export const LAYER_FILE = /^lay-[0-9a-f]{16,17}\.img$/;
+const ID_DIGITS = 17;
 const GROUP_ID = /^[\w-]{1,64}$/;
 const SECTOR_BYTES = 512;
+
+/** A new id of one of these kinds. */
+export const makeId = (kind: 'lay' | 'snap' | 'pool'): string =>
+  `${kind}-${randomBytes(9).toString('hex').slice(0, ID_DIGITS)}`;
 
 /** One layer: a sparse file over its parent. */
 export interface LayerRecord {

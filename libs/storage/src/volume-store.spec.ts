@@ -134,7 +134,7 @@ describe('a volume store', () => {
       '../../etc/passwd',
       'vol-aaaaaaaaaaaaaaaa/../x',
       'vol-AAAAAAAAAAAAAAAA',
-      'vol-aaaaaaaaaaaaaaaaa',
+      'vol-aaaaaaaaaaaaaaaaaa',
       'vol-aaaaaaaaaaaaaaaa\n',
       'vol-aaaaaaaaaaaaaa\0a',
       '__proto__',
@@ -309,7 +309,7 @@ describe('a volume store', () => {
       expect((await reopen()).listBroken()).toEqual([{ id: A, reason: expect.stringContaining(reason) }]);
     });
 
-    it.each(['', '{}', '{"version":2,"poolId":"pool-0123456789abcdef"}', '{"version":1,"poolId":"../x"}'])(
+    it.each(['', '{}', '{"version":3,"poolId":"pool-0123456789abcdef"}', '{"version":1,"poolId":"../x"}'])(
       'refuses a pool whose identity reads %j, and gives the lock back',
       async (text) => {
         await openStore();

@@ -1,3 +1,4 @@
+import { serialOf } from '@cairn/domain';
 import { Guest } from '@cairn/qemu';
 import type { ApiClient } from '../api/api-client.js';
 import { CliError } from '../cli-error.js';
@@ -35,7 +36,7 @@ export class QemuGuest implements TourGuest {
 
   async plug(volumeId: string): Promise<void> {
     await hotPlug(this.api, { volumeId, qmpSocket: this.guest.qmpSocket, instanceId: this.name });
-    this.disk = (await this.guest.check(`${findDisk}find_disk ${volumeId}`)).trim();
+    this.disk = (await this.guest.check(`${findDisk}find_disk ${serialOf(volumeId)}`)).trim();
   }
 
   unplug(volumeId: string): Promise<void> {

@@ -1,6 +1,7 @@
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { serialOf } from '@cairn/domain';
 import type { ApiClient } from '../api/api-client.js';
 import { CliError } from '../cli-error.js';
 import type { Steps } from './steps.js';
@@ -92,7 +93,7 @@ async function fill({ steps, poolDirectory, guestA }: TourOptions, volume: strin
   await steps.run('attach it and plug it into guest A while it runs', () => guestA.plug(volume));
   await steps.run(
     'guest A sees a disk with the volume id as its serial',
-    async () => expectEqual('the serial', await guestA.readSerial(), volume),
+    async () => expectEqual('the serial', await guestA.readSerial(), serialOf(volume)),
     (serial) => serial,
   );
   await steps.run(`guest A: ${guestA.formatting}`, () => guestA.format());

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { CliError } from '../cli-error.js';
 
-/** unix(7): sun_path is 108 bytes with its terminating zero; the longest name is `/vol-0123456789abcdef.sock`. */
-const longestSocketDirectory = 107 - 26;
+/** unix(7): sun_path is 108 bytes with its terminating zero; the longest name is `/vol-0123456789abcdef0.sock`. */
+const longestSocketDirectory = 107 - 27;
 
 /**
  * Where one machine's stack keeps everything: database, pool, secrets, logs.

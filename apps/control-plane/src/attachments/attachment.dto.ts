@@ -51,7 +51,10 @@ export class AttachmentConnectionDto {
   @ApiProperty({ description: 'The unix socket on the node.' })
   socketPath!: string;
 
-  @ApiProperty({ description: 'The disk serial that the guest sees: the volume id.' })
+  @ApiProperty({
+    description:
+      'The disk serial that the guest sees: the volume id, without the dash where that has 17 digits.',
+  })
   serial!: string;
 
   @ApiProperty()
@@ -60,16 +63,16 @@ export class AttachmentConnectionDto {
 
 /** A volume given to one guest. */
 export class AttachmentDto {
-  @ApiProperty({ example: 'att-0123456789abcdef' })
+  @ApiProperty({ example: 'att-0123456789abcdef0' })
   id!: string;
 
-  @ApiProperty({ example: 'vol-0123456789abcdef' })
+  @ApiProperty({ example: 'vol-0123456789abcdef0' })
   volumeId!: string;
 
   @ApiPropertyOptional()
   instanceId?: string;
 
-  @ApiPropertyOptional({ example: 'node-0123456789abcdef' })
+  @ApiPropertyOptional({ example: 'node-0123456789abcdef0' })
   nodeId?: string;
 
   @ApiProperty({ enum: attachmentStates })

@@ -1,7 +1,7 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { newId, type KeyId } from '@cairn/domain';
 
-const keyPattern = /^cairn_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
+const keyPattern = /^cairn_([0-9a-f]{16,17})_([A-Za-z0-9_-]{43})$/;
 const SECRET_BYTES = 32;
 
 /** An API key taken apart. */

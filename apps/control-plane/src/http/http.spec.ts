@@ -9,7 +9,7 @@ describe('API keys', () => {
   it('are taken apart as they were made', () => {
     const key = newApiKey();
     const parsed = parseApiKey(key);
-    expect(parsed?.id).toMatch(/^key-[0-9a-f]{16}$/);
+    expect(parsed?.id).toMatch(/^key-[0-9a-f]{17}$/);
     expect(key).toBe(`cairn_${parsed?.id.slice(4)}_${parsed?.secret}`);
     expect(Buffer.from(parsed?.secret ?? '', 'base64url')).toHaveLength(32);
   });

@@ -25,7 +25,7 @@ const httpUrl: Check = (value) =>
 
 /** A pool in a heartbeat. */
 export class PoolDto {
-  @ApiProperty({ example: 'pool-0123456789abcdef' })
+  @ApiProperty({ example: 'pool-0123456789abcdef0' })
   @Required(poolId)
   id!: `pool-${string}`;
 
@@ -95,7 +95,7 @@ export class HeartbeatDto {
 
 /** A host that serves volumes. */
 export class NodeDto {
-  @ApiProperty({ example: 'node-0123456789abcdef' })
+  @ApiProperty({ example: 'node-0123456789abcdef0' })
   id!: string;
 
   @ApiProperty({ example: 'host-1' })

@@ -25,22 +25,22 @@ export class OperationErrorDto extends ReasonDto {
 
 /** What an operation acts on. */
 export class OperationTargetDto {
-  @ApiPropertyOptional({ example: 'vol-0123456789abcdef' })
+  @ApiPropertyOptional({ example: 'vol-0123456789abcdef0' })
   volumeId?: string;
 
-  @ApiPropertyOptional({ example: 'att-0123456789abcdef' })
+  @ApiPropertyOptional({ example: 'att-0123456789abcdef0' })
   attachmentId?: string;
 
-  @ApiPropertyOptional({ example: 'snap-0123456789abcdef' })
+  @ApiPropertyOptional({ example: 'snap-0123456789abcdef0' })
   snapshotId?: string;
 
-  @ApiPropertyOptional({ example: 'grp-0123456789abcdef', description: 'Snapshots of one point in time.' })
+  @ApiPropertyOptional({ example: 'grp-0123456789abcdef0', description: 'Snapshots of one point in time.' })
   groupId?: string;
 }
 
 /** One mutation on its way. */
 export class OperationDto {
-  @ApiProperty({ example: 'op-0123456789abcdef' })
+  @ApiProperty({ example: 'op-0123456789abcdef0' })
   id!: string;
 
   @ApiProperty({ enum: operationKinds })

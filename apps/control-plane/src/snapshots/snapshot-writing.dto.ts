@@ -27,7 +27,7 @@ export class StartSnapshotDto extends CreateSnapshotDto {
   sizeBytes!: number;
 
   @ApiPropertyOptional({
-    example: 'snap-0123456789abcdef',
+    example: 'snap-0123456789abcdef0',
     description: 'What is not put is as in this one; without it, zeroes.',
   })
   @Optional((value) => (isId('snap', value) ? undefined : 'must be a snapshot id'))

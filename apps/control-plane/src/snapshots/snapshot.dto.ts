@@ -70,7 +70,7 @@ export class CreateSnapshotGroupDto extends CreateSnapshotDto {
   @ApiProperty({
     type: [String],
     description: 'Volumes of one node.',
-    example: ['vol-0123456789abcdef', 'vol-fedcba9876543210'],
+    example: ['vol-0123456789abcdef0', 'vol-fedcba98765432100'],
     maxItems: SNAPSHOT_GROUP_MAX,
   })
   @Required(volumeIds)
@@ -79,11 +79,11 @@ export class CreateSnapshotGroupDto extends CreateSnapshotDto {
 
 /** The query of a list. */
 export class ListSnapshotsQuery extends PageQuery {
-  @ApiPropertyOptional({ description: 'Only those of this volume.', example: 'vol-0123456789abcdef' })
+  @ApiPropertyOptional({ description: 'Only those of this volume.', example: 'vol-0123456789abcdef0' })
   @Optional((value) => (isId('vol', value) ? undefined : 'must be a volume id'))
   volumeId?: VolumeId;
 
-  @ApiPropertyOptional({ description: 'Only those of this group.', example: 'grp-0123456789abcdef' })
+  @ApiPropertyOptional({ description: 'Only those of this group.', example: 'grp-0123456789abcdef0' })
   @Optional((value) => (isId('grp', value) ? undefined : 'must be a group id'))
   groupId?: GroupId;
 
@@ -98,11 +98,11 @@ export class ListSnapshotsQuery extends PageQuery {
 
 /** A snapshot. */
 export class SnapshotDto {
-  @ApiProperty({ example: 'snap-0123456789abcdef' })
+  @ApiProperty({ example: 'snap-0123456789abcdef0' })
   id!: string;
 
   @ApiPropertyOptional({
-    example: 'vol-0123456789abcdef',
+    example: 'vol-0123456789abcdef0',
     description: 'What it was taken of, which may be gone; absent when it was written from blocks.',
   })
   volumeId?: string;
@@ -146,7 +146,7 @@ export class SnapshotDto {
 
   @ApiPropertyOptional({
     description: 'The node that holds it; absent until it has a place.',
-    example: 'node-0123456789abcdef',
+    example: 'node-0123456789abcdef0',
   })
   nodeId?: string;
 

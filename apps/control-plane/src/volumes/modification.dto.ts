@@ -32,7 +32,7 @@ export class ResizeVolumeDto {
 
 /** The body of a revert. */
 export class RevertVolumeDto {
-  @ApiProperty({ example: 'snap-0123456789abcdef', description: 'A snapshot of this very volume.' })
+  @ApiProperty({ example: 'snap-0123456789abcdef0', description: 'A snapshot of this very volume.' })
   @Required((value) => (isId('snap', value) ? undefined : 'must be a snapshot id'))
   snapshotId!: SnapshotId;
 

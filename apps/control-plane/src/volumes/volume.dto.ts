@@ -31,11 +31,11 @@ export class CreateVolumeDto {
   @Optional(volumeSizeFault)
   sizeBytes?: number;
 
-  @ApiPropertyOptional({ description: 'It begins as this snapshot.', example: 'snap-0123456789abcdef' })
+  @ApiPropertyOptional({ description: 'It begins as this snapshot.', example: 'snap-0123456789abcdef0' })
   @Optional((value) => (isId('snap', value) ? undefined : 'must be a snapshot id'))
   snapshotId?: SnapshotId;
 
-  @ApiPropertyOptional({ description: 'It begins as this volume is now.', example: 'vol-0123456789abcdef' })
+  @ApiPropertyOptional({ description: 'It begins as this volume is now.', example: 'vol-0123456789abcdef0' })
   @Optional((value) => (isId('vol', value) ? undefined : 'must be a volume id'))
   sourceVolumeId?: VolumeId;
 
@@ -61,7 +61,7 @@ export class ListVolumesQuery extends PageQuery {
 
 /** A volume. */
 export class VolumeDto {
-  @ApiProperty({ example: 'vol-0123456789abcdef' })
+  @ApiProperty({ example: 'vol-0123456789abcdef0' })
   id!: string;
 
   @ApiPropertyOptional()
@@ -76,16 +76,16 @@ export class VolumeDto {
   @ApiPropertyOptional({ type: ReasonDto, description: 'Why it is in error.' })
   reason?: ReasonDto;
 
-  @ApiPropertyOptional({ description: 'The snapshot that it began as.', example: 'snap-0123456789abcdef' })
+  @ApiPropertyOptional({ description: 'The snapshot that it began as.', example: 'snap-0123456789abcdef0' })
   snapshotId?: string;
 
-  @ApiPropertyOptional({ description: 'The volume that it began as.', example: 'vol-0123456789abcdef' })
+  @ApiPropertyOptional({ description: 'The volume that it began as.', example: 'vol-0123456789abcdef0' })
   sourceVolumeId?: string;
 
   @ApiPropertyOptional({ type: ModificationDto, description: 'The change it is in, or was in last.' })
   modification?: ModificationDto;
 
-  @ApiPropertyOptional({ description: 'The node that holds it.', example: 'node-0123456789abcdef' })
+  @ApiPropertyOptional({ description: 'The node that holds it.', example: 'node-0123456789abcdef0' })
   nodeId?: string;
 
   @ApiProperty({ type: [AttachmentDto], description: 'The attachment that holds it now, if any.' })

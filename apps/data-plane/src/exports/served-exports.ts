@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { Logger } from '@nestjs/common';
 import { AgentError, type AgentExport, type AgentExportState } from '@cairn/agent';
 import type { ExportStatus, Handed } from '@cairn/block-export';
-import type { VolumeId } from '@cairn/domain';
+import { serialOf, type VolumeId } from '@cairn/domain';
 import type { SwitchHeads, VolumeChain } from '@cairn/storage';
 import type { ExportReactor, ExportSettings, VolumePool } from './registry-parts.js';
 import type { PersistedExport, VolumeState } from './volume-states.js';
@@ -54,7 +54,7 @@ export class ServedExports {
         readOnly: persisted.readOnly,
         numQueues: persisted.numQueues,
         cache: this.settings.cache,
-        serial: volumeId,
+        serial: serialOf(volumeId),
         ...(persisted.limits === undefined ? {} : { limits: persisted.limits }),
       };
       try {
@@ -144,7 +144,7 @@ export class ServedExports {
       connection: {
         type: 'vhost-user-blk',
         socketPath: this.socketPathOf(volumeId),
-        serial: volumeId,
+        serial: serialOf(volumeId),
         numQueues,
       },
     };
