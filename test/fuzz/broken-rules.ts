@@ -335,6 +335,17 @@ const ringRules: readonly BrokenRule[] = [
     },
   },
   {
+    name: 'a base that the ring has left behind, a lap ago',
+    fault: 'ring-base-stale',
+    costs: 'ring',
+    concerns: (guest) => isPacked(guest) && guest.raw.inflight === undefined,
+    break: async (guest, ring) => {
+      await guest.settle(ring);
+      const base = await guest.raw.frontend.getVringBase(ring.index);
+      await guest.raw.startRing(ring, { base: (base ^ 0x8000_8000) >>> 0 });
+    },
+  },
+  {
     name: 'an in-flight record of another version',
     fault: 'inflight-invalid',
     costs: 'ring',

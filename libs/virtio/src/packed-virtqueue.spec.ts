@@ -235,6 +235,46 @@ describe('the device side of a packed virtqueue', () => {
     });
   });
 
+  describe('a base without a record of what is in flight', () => {
+    const NEW = 0x8000_8000;
+
+    it.each(Array.from({ length: 2 * SIZE - 1 }, (_, index) => index + 1))(
+      'is refused when the ring has gone on from it, by %i slots',
+      (slots) => {
+        open();
+        pass(slots);
+        expect(faultOf(() => attach({ nextAvail: NEW }))).toBe('ring-base-stale');
+        expect(faultOf(() => attach({ nextAvail: queue.nextAvail }))).toBeUndefined();
+      },
+    );
+
+    it('is refused when chains of before are in flight, of which one came back out of order', () => {
+      open();
+      pass(3);
+      const base = queue.nextAvail;
+      const { ids } = offer(3);
+      takeAll();
+      serve([ids[1]!]);
+      expect(faultOf(() => attach({ nextAvail: base }))).toBe('ring-base-stale');
+    });
+
+    it('is refused when it leaves room for chains that nobody knows', () => {
+      open();
+      offer(2);
+      expect(faultOf(() => attach({ nextAvail: 0x8000_8002 }))).toBe('ring-base-stale');
+    });
+
+    it('is taken when the driver has gone on and the device has not, as far as a ring goes', () => {
+      open();
+      pass(SIZE + 3);
+      const { ids } = offer(SIZE);
+      queue = attach({ nextAvail: queue.nextAvail });
+      expect(takeAll()).toEqual(ids);
+      serve(ids);
+      expect(popAll()).toEqual(ids);
+    });
+  });
+
   describe('calls (§2.8.10)', () => {
     it('wants a call when the driver enabled them, and none when it disabled them', () => {
       open();

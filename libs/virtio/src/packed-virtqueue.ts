@@ -77,6 +77,7 @@ export class PackedVirtqueue {
     this.inflight = config.inflight;
     const left = config.inflight?.resume(size, this.ring, this.used);
     if (left) this.resume(left);
+    else this.checkBase();
   }
 
   /** Descriptor chain of the id that `peekAvail` returned last. */
@@ -242,6 +243,26 @@ export class PackedVirtqueue {
     const apart = this.heldSlots >= 0 && this.heldSlots <= this.size;
     if (this.avail.slot >= this.size || this.used.slot >= this.size || !apart)
       throw new VirtqueueError('ring-base-invalid', { nextAvail, size: this.size });
+  }
+
+  /**
+   * Without a past on record, the ring goes on where the front-end says, with nothing in flight. Throws VirtqueueError
+   * where the ring itself shows otherwise: then it stood elsewhere when whoever served it died, and where that was, and
+   * what was in flight, nobody knows. See docs/adr/0025-a-packed-ring-without-a-record.md.
+   */
+  private checkBase(): void {
+    const { heldSlots, size } = this;
+    if (heldSlots > 0) throw new VirtqueueError('ring-base-stale', { heldSlots });
+    let { slot, wrap } = this.avail;
+    for (let left = size; left > 0; left -= 1) {
+      // Used in a lap that is yet to come; the driver writes no such flags, so that it may be at work meanwhile.
+      if ((this.ring.flags(slot) & OWNER_FLAGS) === usedFlags(wrap))
+        throw new VirtqueueError('ring-base-stale', { slot, ahead: size - left });
+      slot += 1;
+      if (slot < size) continue;
+      slot = 0;
+      wrap ^= 1;
+    }
   }
 
   /** Goes on where another process died: its chains are taken, and come first. */

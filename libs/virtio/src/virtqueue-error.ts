@@ -4,6 +4,7 @@ export const VIRTQUEUE_FAULTS = [
   'ring-outside-memory',
   'ring-size-invalid',
   'ring-base-invalid',
+  'ring-base-stale',
   'inflight-invalid',
   'avail-idx-overrun',
   'head-out-of-range',
