@@ -75,6 +75,12 @@ export interface ApiOperation {
   error?: { code: string; message: string; retryable: boolean };
 }
 
+/** A block of a snapshot, and what must be shown to read it. */
+export interface ListedBlock {
+  index: number;
+  token: string;
+}
+
 /** An answer of the API that is an error (RFC 9457). */
 export class ApiError extends CliError {
   constructor(
@@ -103,6 +109,11 @@ export class ApiClient {
     readonly url: string,
     private readonly apiKey: string,
   ) {}
+
+  /** The header that says who asks. */
+  get credentials(): { authorization: string } {
+    return { authorization: `Bearer ${this.apiKey}` };
+  }
 
   /** Starts the making of a volume; it exists when the operation has succeeded. */
   createVolume(body: {
@@ -178,6 +189,38 @@ export class ApiClient {
     return this.request('GET', `/v1/snapshots?${given.toString()}`);
   }
 
+  /** Starts a snapshot that is written from blocks; they can be put when the operation has succeeded. */
+  startSnapshot(
+    body: { sizeBytes: number; parentSnapshotId?: string; timeoutMinutes?: number } & SnapshotWords,
+  ): Promise<{ snapshot: ApiSnapshot; operation: ApiOperation }> {
+    return this.request('POST', '/v1/snapshots', body);
+  }
+
+  /** Where the blocks of a snapshot are put, and until when. */
+  getUpload(id: string): Promise<{ url: string; blockBytes: number; expiresAt: string }> {
+    return this.request('GET', `/v1/snapshots/${encodeURIComponent(id)}/upload`);
+  }
+
+  /** Starts the completion of a snapshot that was written from blocks. */
+  completeSnapshot(
+    id: string,
+    body: { changedBlocks: number; checksum: string },
+  ): Promise<{ operation: ApiOperation }> {
+    return this.request('POST', `/v1/snapshots/${encodeURIComponent(id)}/complete`, body);
+  }
+
+  /** The blocks of a snapshot that have data, in order. */
+  async *listBlocks(id: string): AsyncGenerator<ListedBlock & { blockBytes: number }> {
+    for (let start: number | undefined = 0; start !== undefined;) {
+      const page: { blocks: ListedBlock[]; blockBytes: number; nextStart?: number } = await this.request(
+        'GET',
+        `/v1/snapshots/${encodeURIComponent(id)}/blocks?start=${start}`,
+      );
+      for (const block of page.blocks) yield { ...block, blockBytes: page.blockBytes };
+      start = page.nextStart;
+    }
+  }
+
   deleteSnapshot(id: string): Promise<{ operation: ApiOperation }> {
     return this.request('DELETE', `/v1/snapshots/${encodeURIComponent(id)}`);
   }
@@ -239,7 +282,7 @@ export class ApiClient {
       answer = await fetch(`${this.url}${path}`, {
         method,
         headers: {
-          authorization: `Bearer ${this.apiKey}`,
+          ...this.credentials,
           accept: 'application/json',
           ...(body && { 'content-type': 'application/json' }),
         },

@@ -1,46 +1,38 @@
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { apiOf, withApiOptions, type ApiOptions } from '../api/api-options.js';
-import type { ApiSnapshot } from '../api/api-client.js';
+import { exportSnapshotCommand } from './export.command.js';
+import { importCommand } from './import.command.js';
+import { printSnapshot, withWordOptions, wordsOf, type WordOptions } from './snapshot-words.js';
 
-interface CreateOptions extends ApiOptions {
-  name?: string;
-  description?: string;
-  tag?: Record<string, string>;
-}
-
-/** `cairn snapshot create | list | show | delete`. */
+/** `cairn snapshot create | import | export | list | show | delete`. */
 export function snapshotCommand(): Command {
   return new Command('snapshot')
     .description('what volumes were at one point in time')
     .addCommand(createCommand())
+    .addCommand(importCommand())
+    .addCommand(exportSnapshotCommand())
     .addCommand(listCommand())
     .addCommand(showCommand())
     .addCommand(deleteCommand());
 }
 
 function createCommand(): Command {
-  return withApiOptions(
-    new Command('create').description('snapshot a volume, or several of one node at one point in time'),
+  return withWordOptions(
+    withApiOptions(
+      new Command('create').description('snapshot a volume, or several of one node at one point in time'),
+    ),
   )
     .argument('<volume...>', 'vol-…')
-    .option('--name <name>', 'a name for people')
-    .option('--description <text>', 'more words for people')
-    .option('--tag <key=value>', 'a tag; may be given several times', collectTag)
-    .action(async (volumes: string[], options: CreateOptions) => {
+    .action(async (volumes: string[], options: ApiOptions & WordOptions) => {
       const api = apiOf(options);
-      const { name, description, tag } = options;
-      const words = {
-        ...(name !== undefined && { name }),
-        ...(description !== undefined && { description }),
-        ...(tag !== undefined && { tags: tag }),
-      };
+      const words = wordsOf(options);
       const [only] = volumes;
       const { operation, snapshots } =
         volumes.length === 1 && only !== undefined
           ? await api.takeSnapshot(only, words)
           : await api.takeSnapshots(volumes, words);
       await api.finish(operation);
-      for (const { id } of snapshots) print(await api.getSnapshot(id));
+      for (const { id } of snapshots) printSnapshot(await api.getSnapshot(id));
     });
 }
 
@@ -52,7 +44,7 @@ function listCommand(): Command {
       let pageToken: string | undefined;
       do {
         const page = await api.listSnapshots({ volumeId: options.volume, pageToken });
-        page.snapshots.forEach(print);
+        page.snapshots.forEach(printSnapshot);
         pageToken = page.nextPageToken;
       } while (pageToken);
     });
@@ -79,17 +71,4 @@ function deleteCommand(): Command {
         process.stdout.write(`${id} is deleted\n`);
       }
     });
-}
-
-function collectTag(text: string, before: Record<string, string> = {}): Record<string, string> {
-  const at = text.indexOf('=');
-  if (at < 1) throw new InvalidArgumentError('A tag looks like key=value.');
-  return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
-}
-
-function print({ id, state, sizeBytes, volumeId, createdAt, name }: ApiSnapshot): void {
-  const words = [id, state.padEnd(9), sizeBytes, volumeId ?? '-', createdAt, name].filter(
-    (word) => word !== undefined,
-  );
-  process.stdout.write(`${words.join('  ')}\n`);
 }
