@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
 import { agentErrorStatus, type AgentErrorCode, type AgentUsage } from '@cairn/agent';
+import { serialOf } from '@cairn/domain';
 
 /** What a test may do instead of a verb: refuse it, or something of its own before it is done. */
 export type Interception = AgentErrorCode | undefined;
@@ -81,7 +82,12 @@ export class FakeAgent {
     }
     const { attachmentId, generation, readOnly, numQueues } = request;
     this.exports.set(id, { generation, attachmentId });
-    const connection = { type: 'vhost-user-blk', socketPath: `/run/${id}.sock`, serial: id, numQueues };
+    const connection = {
+      type: 'vhost-user-blk',
+      socketPath: `/run/${id}.sock`,
+      serial: serialOf(id),
+      numQueues,
+    };
     return { volumeId: id, attachmentId, generation, readOnly, state: 'listening', connection };
   }
 
