@@ -99,6 +99,38 @@ describe('cairn snapshot import and export', () => {
     expect(readFileSync(at('of the child')).equals(image)).toBe(true);
   });
 
+  it('carry only what changed, and nothing that was cut or damaged on its way', async () => {
+    const image = randomBytes(4 * blockBytes + 4096);
+    writeFileSync(at('before'), image);
+    const [here, there] = [
+      idOf(await cairn('import', at('before'))),
+      idOf(await cairn('import', at('before'))),
+    ];
+    image.fill(0, blockBytes, 2 * blockBytes);
+    image.fill(7, 4 * blockBytes);
+    writeFileSync(at('after'), image);
+    const later = idOf(await cairn('import', at('after'), '--parent', here));
+    // It has blocks that are as they were: a raw image says all.
+    await cairn('export', later, at('changes'), '--from', here);
+    const copy = idOf(await cairn('import', at('changes'), '--changes', '--parent', there));
+    await cairn('export', copy, at('of the changes'));
+    expect(readFileSync(at('of the changes')).equals(image)).toBe(true);
+
+    const empty = await cairn('export', here, at('no changes'), '--from', here);
+    expect([empty, statSync(at('no changes')).size < 200]).toEqual([
+      `${here} is in ${at('no changes')}\n`,
+      true,
+    ]);
+    const changes = readFileSync(at('changes'));
+    writeFileSync(at('cut'), changes.subarray(0, -1));
+    const bad = ['--changes', '--parent', there];
+    expect(await refusalOf('import', at('cut'), ...bad)).toContain('end too early');
+    expect(await refusalOf('import', at('before'), ...bad)).toContain('no changes of a snapshot');
+    expect(await refusalOf('import', at('changes'), '--changes')).toContain('--parent');
+    expect(await refusalOf('export', here, at('backwards'), '--from', later)).toContain('no ancestor');
+    expect(existsSync(at('backwards'))).toBe(false);
+  });
+
   it('go on when the node was killed meanwhile', async () => {
     const image = randomBytes(4 * MIB);
     const args = [program, 'snapshot', 'import', '-', '--size', String(image.length)];

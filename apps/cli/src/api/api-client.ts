@@ -96,6 +96,8 @@ export class ApiError extends CliError {
 interface Problem {
   title?: string;
   detail?: string;
+  /** Of a node, to which the API has sent us on. */
+  message?: string;
   code?: string;
   currentState?: string;
   allowedStates?: string[];
@@ -209,12 +211,13 @@ export class ApiClient {
     return this.request('POST', `/v1/snapshots/${encodeURIComponent(id)}/complete`, body);
   }
 
-  /** The blocks of a snapshot that have data, in order. */
-  async *listBlocks(id: string): AsyncGenerator<ListedBlock & { blockBytes: number }> {
+  /** The blocks of a snapshot that have data, or changed since an earlier one, in order. */
+  async *listBlocks(id: string, since?: string): AsyncGenerator<ListedBlock & { blockBytes: number }> {
+    const compared = since === undefined ? '' : `&since=${encodeURIComponent(since)}`;
     for (let start: number | undefined = 0; start !== undefined;) {
       const page: { blocks: ListedBlock[]; blockBytes: number; nextStart?: number } = await this.request(
         'GET',
-        `/v1/snapshots/${encodeURIComponent(id)}/blocks?start=${start}`,
+        `/v1/snapshots/${encodeURIComponent(id)}/blocks?start=${start}${compared}`,
       );
       for (const block of page.blocks) yield { ...block, blockBytes: page.blockBytes };
       start = page.nextStart;
@@ -315,7 +318,7 @@ function problem(status: number, text: string): ApiError {
   const states = details.currentState
     ? ` (it is ${details.currentState}; allowed: ${(details.allowedStates ?? []).join(', ') || 'none'})`
     : '';
-  const message = `${details.detail ?? details.title ?? `status ${status}`}${states}${faults}`;
+  const message = `${details.detail ?? details.message ?? details.title ?? `status ${status}`}${states}${faults}`;
   const remedy = status === 401 ? 'Give the right key with --api-key or CAIRN_API_KEY.' : undefined;
   return new ApiError(status, details.code ?? `http-${status}`, message, remedy);
 }

@@ -36,7 +36,7 @@ export async function openImage(path: string): Promise<Image> {
  * the size goes. Throws CliError when there is more.
  */
 export async function* blocksOf(
-  bytes: Readable,
+  bytes: AsyncIterable<Buffer>,
   { sizeBytes, blockBytes }: { sizeBytes: number; blockBytes: number },
 ): AsyncGenerator<ImageBlock> {
   const lengthOf = (index: number): number => Math.min(blockBytes, sizeBytes - index * blockBytes);
@@ -44,7 +44,7 @@ export async function* blocksOf(
   let block = new Uint8Array(Math.max(0, lengthOf(0)));
   let filled = 0;
   for await (const chunk of bytes) {
-    let part: Buffer = chunk;
+    let part = chunk;
     while (part.length > 0) {
       if (block.length === 0) throw new CliError(`the image has more than ${sizeBytes} bytes`);
       const taken = Math.min(part.length, block.length - filled);
