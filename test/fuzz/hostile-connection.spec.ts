@@ -4,7 +4,8 @@ import { DirtyBitmap, FLAG, MESSAGE, regionBytes } from '@cairn/vhost-user/testi
 import { BLK_TYPE, bits, RING_FEATURE } from '@cairn/virtio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { HostileArena, tolerate } from './hostile-arena.js';
-import { inflightBytes, type RawGuest, u32, u64 } from './raw-guest.js';
+import type { RawGuest } from './raw-guest.js';
+import { inflightBytes, u32, u64 } from './wire-bytes.js';
 
 const KiB = 1024;
 /** How many `messages` there are. */

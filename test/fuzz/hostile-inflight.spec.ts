@@ -4,7 +4,9 @@ import { FLAG, MESSAGE, WRITEBACK_OFFSET } from '@cairn/vhost-user/testing';
 import { BLK_TYPE } from '@cairn/virtio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { HostileArena, tolerate } from './hostile-arena.js';
-import { inflightBytes, type RawGuest, type RawRequest, type RawRing, u32 } from './raw-guest.js';
+import type { RawGuest, RawRequest } from './raw-guest.js';
+import type { RawRing } from './raw-ring.js';
+import { inflightBytes, u32 } from './wire-bytes.js';
 
 // The record of requests in flight lies in memory that belongs to the front-end: whatever it says must cost no more
 // than the ring that it is of. vhost-user, "Inflight I/O tracking", has the layouts:

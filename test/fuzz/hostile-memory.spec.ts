@@ -4,7 +4,8 @@ import { FLAG, MESSAGE } from '@cairn/vhost-user/testing';
 import { BLK_TYPE, bits, GuestRam, RING_FEATURE } from '@cairn/virtio/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { HostileArena, tolerate } from './hostile-arena.js';
-import { type RawGuest, u32, u64 } from './raw-guest.js';
+import type { RawGuest } from './raw-guest.js';
+import { u32, u64 } from './wire-bytes.js';
 
 const KiB = 1024;
 const MiB = 2 ** 20;

@@ -12,7 +12,8 @@ import {
 import { pollUntil, TimedOut } from '@cairn/vhost-user/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { HostileArena } from './hostile-arena.js';
-import type { RawGuest, RawGuestOptions, RawRing } from './raw-guest.js';
+import type { RawGuest, RawGuestOptions } from './raw-guest.js';
+import type { RawRing } from './raw-ring.js';
 
 const SIZE = 16;
 const RAM_END = 0x1_0040_0000;

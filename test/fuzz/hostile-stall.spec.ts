@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { resizeExport } from '../support/export-process.js';
 import { cpuMillis } from '../support/back-end.js';
 import { HostileArena } from './hostile-arena.js';
-import { u64 } from './raw-guest.js';
+import { u64 } from './wire-bytes.js';
 
 const MiB = 2 ** 20;
 

@@ -3,7 +3,8 @@ import { collectReply, placeRequest, pollUntil } from '@cairn/vhost-user/testing
 import { RING_FEATURE } from '@cairn/virtio/testing';
 import type { Random } from '../support/random.js';
 import { type Plan, randomFraming } from './model-request.js';
-import type { RawGuest, RawRequest, RawRing } from './raw-guest.js';
+import type { RawGuest, RawRequest } from './raw-guest.js';
+import type { RawRing } from './raw-ring.js';
 
 const PATIENCE_MS = 20_000;
 

@@ -2,12 +2,14 @@ import { pollUntil, TimedOut } from '@cairn/vhost-user/testing';
 import { BLK_FEATURE, BLK_STATUS, BLK_TYPE, bits, RING_FEATURE } from '@cairn/virtio/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Random } from '../support/random.js';
-import { type BrokenRule, brokenRules } from './broken-rules.js';
+import type { BrokenRule } from './broken-rule.js';
+import { brokenRules } from './broken-rules.js';
 import { DISK_BYTES, HostileArena, QUEUES } from './hostile-arena.js';
 import { act, type Stage } from './model-actions.js';
 import { ModelGuest } from './model-guest.js';
 import { type PlanContext, randomPlan } from './model-request.js';
-import type { RawGuestOptions, RawRing } from './raw-guest.js';
+import type { RawGuestOptions } from './raw-guest.js';
+import type { RawRing } from './raw-ring.js';
 
 // The fuzzer with a model. A guest makes valid requests of every kind, its front-end does what front-ends do, and each
 // answer and in the end the whole disk are compared with a plain array of bytes. Once in most runs it breaks one rule,

@@ -1,5 +1,5 @@
 import { closeSync } from 'node:fs';
-import { check, EFD_NONBLOCK, native } from '@cairn/native';
+import { check, native } from '@cairn/native';
 import {
   FakeFrontend,
   MESSAGE,
@@ -12,7 +12,6 @@ import {
   BLK_FEATURE,
   BLK_TYPE,
   FakeDriver,
-  FakePackedDriver,
   GuestRam,
   RING_FEATURE,
   bits,
@@ -20,27 +19,11 @@ import {
   type RamRegionSpec,
   type Segment,
 } from '@cairn/virtio/testing';
+import { RawRing } from './raw-ring.js';
+import { inflightBytes, u64 } from './wire-bytes.js';
 
 // A guest with its front-end, honest by default, of which a test can reach and spoil every part: each message is sent
 // on its own, nothing runs in the background, and a ring is split or packed.
-
-/** Little-endian 32-bit words. */
-export const u32 = (...values: number[]): Buffer => {
-  const out = Buffer.alloc(4 * values.length);
-  values.forEach((value, i) => out.writeUInt32LE(value >>> 0, 4 * i));
-  return out;
-};
-
-/** Little-endian 64-bit words. */
-export const u64 = (...values: (number | bigint)[]): Buffer => {
-  const out = Buffer.alloc(8 * values.length);
-  values.forEach((value, i) => out.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)), 8 * i));
-  return out;
-};
-
-/** Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD. */
-export const inflightBytes = (sizeBytes: number | bigint, offset: number, queues: number, size: number) =>
-  Buffer.concat([u64(sizeBytes, offset), u32((queues & 0xffff) | (size << 16))]);
 
 /** How the guest is set up. */
 export interface RawGuestOptions {
@@ -74,71 +57,6 @@ const MEMORY: readonly RamRegionSpec[] = [
   { gpa: 0, sizeBytes: 0x10_0000 },
   { gpa: 0x1_0000_0000, sizeBytes: 0x40_0000 },
 ];
-
-/** One ring: its driver and its three eventfds. */
-export class RawRing {
-  driver!: FakeDriver | FakePackedDriver;
-  readonly kickFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
-  readonly callFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
-  readonly errFd = check('eventfd', native.eventfd(EFD_NONBLOCK));
-
-  constructor(
-    readonly index: number,
-    private readonly ram: GuestRam,
-    private readonly options: { size: number; eventIdx: boolean; packed: boolean; region?: number },
-  ) {
-    this.reset();
-  }
-
-  get split(): FakeDriver {
-    if (this.driver instanceof FakeDriver) return this.driver;
-    throw new Error('the ring is packed');
-  }
-
-  get packed(): FakePackedDriver {
-    if (this.driver instanceof FakePackedDriver) return this.driver;
-    throw new Error('the ring is split');
-  }
-
-  /** SET_VRING_BASE that continues where the used ring stands. */
-  get base(): number {
-    if (this.driver instanceof FakeDriver) return this.driver.lastUsed;
-    const { slot, wrap } = this.driver.nextUsed;
-    const word = slot | (wrap ? 0x8000 : 0);
-    return word + word * 0x1_0000;
-  }
-
-  /** An empty ring in the same place. */
-  reset(): void {
-    const { size, eventIdx, packed, region } = this.options;
-    const before = this.driver as FakeDriver | FakePackedDriver | undefined;
-    const place = before && {
-      descGpa: before.descGpa,
-      availGpa: before.availGpa,
-      usedGpa: before.usedGpa,
-    };
-    const options = { size, eventIdx, ...(region === undefined ? {} : { region }), ...place };
-    this.driver = packed ? new FakePackedDriver(this.ram, options) : new FakeDriver(this.ram, options);
-    this.driver.wantCalls(false);
-  }
-
-  kick(): void {
-    check('signal', native.signal(this.kickFd));
-  }
-
-  publish(): void {
-    if (this.driver.publish()) this.kick();
-  }
-
-  /** Whether the back-end has signalled the err eventfd since the last look. */
-  sawError(): boolean {
-    return native.consume(this.errFd) > 0;
-  }
-
-  close(): void {
-    for (const fd of [this.kickFd, this.callFd, this.errFd]) closeSync(fd);
-  }
-}
 
 /** A guest and its front-end; see the options for what it agrees to. */
 export class RawGuest {
