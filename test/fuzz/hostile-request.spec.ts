@@ -81,8 +81,10 @@ describe('a hostile request ends with a status byte', () => {
   it.each(fails)('%s', async (_, request, ...statuses) => {
     const disk = await arena.disk();
     const before = arena.served.content();
-    const { status } = await disk.request(request);
+    const { status, usedBytes } = await disk.request(request);
     expect(statuses).toContain(status);
+    // virtio 1.2 §2.7.8.2: a refused read has written nothing but its status.
+    if (status !== OK) expect(usedBytes).toBe(1);
     const after = arena.served.content();
     expect(after.length).toBe(DISK_BYTES);
     if (status !== OK) expect(after.equals(before)).toBe(true);

@@ -262,6 +262,8 @@ export class DeviceShard implements ShardPort {
   /** Completes with IOERR, counted under `name`. */
   fault(slot: number, name: RequestErrorName): void {
     this.metrics.countName(nameIndex(name));
+    // virtio 1.2 §2.7.8.2: no more than is sure to be written.
+    this.host.slots.written[slot] = 1;
     this.finish(slot, BLK_STATUS.IOERR);
   }
 
