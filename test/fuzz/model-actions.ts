@@ -1,5 +1,5 @@
 import { truncateSync } from 'node:fs';
-import { parseBlkConfig, WRITEBACK_OFFSET, BLK_CONFIG_BYTES } from '@cairn/vhost-user/testing';
+import { DirtyBitmap, parseBlkConfig, WRITEBACK_OFFSET, BLK_CONFIG_BYTES } from '@cairn/vhost-user/testing';
 import { BLK_FEATURE, type RamRegion } from '@cairn/virtio/testing';
 import { announceSize } from '../support/export-process.js';
 import type { Random } from '../support/random.js';
@@ -26,6 +26,8 @@ export interface Stage {
 const KiB = 1024;
 const MAX_PLUGGED = 4;
 const GROWTH_BYTES = 64 * KiB;
+/** No guest of these has memory beyond. */
+const MEMORY_END = 0x4_0000_0000;
 
 type Action = (stage: Stage, random: Random) => Promise<void>;
 
@@ -123,6 +125,16 @@ const grow: Action = async ({ arena, guest, disk }) => {
   if (capacitySectors * 512 !== sizeBytes) throw new Error(`the disk shows ${capacitySectors} sectors`);
 };
 
+/** Begins to log what the device writes, as a migration does, or gives it up. */
+const toggleLog: Action = async ({ arena, guest }) => {
+  if (guest.raw.log) return guest.useLog(undefined);
+  const log = new DirtyBitmap(MEMORY_END);
+  arena.later(() => log.close());
+  return guest.useLog(log);
+};
+
+const takeLog: Action = ({ guest }) => guest.takeLog();
+
 const settle: Action = ({ guest }) => guest.settle();
 
 /** How often each is taken, among the others. */
@@ -139,6 +151,8 @@ export const actions: readonly [weight: number, action: Action][] = [
   [2, toggleCache],
   [1, grow],
   [2, settle],
+  [4, toggleLog],
+  [3, takeLog],
 ];
 const ALL_WEIGHTS = actions.reduce((sum, [weight]) => sum + weight, 0);
 

@@ -1,8 +1,9 @@
 import { native } from '@cairn/native';
-import { collectReply, placeRequest, pollUntil } from '@cairn/vhost-user/testing';
+import { collectReply, type DirtyBitmap, placeRequest, pollUntil } from '@cairn/vhost-user/testing';
 import { RING_FEATURE } from '@cairn/virtio/testing';
 import type { Random } from '../support/random.js';
 import { type Plan, randomFraming } from './model-request.js';
+import { DirtyWatch } from './dirty-watch.js';
 import type { RawGuest, RawRequest } from './raw-guest.js';
 import type { RawRing } from './raw-ring.js';
 
@@ -28,6 +29,7 @@ export class ModelGuest {
   answered = 0;
   private readonly inFlight = new Map<RawRequest, Plan>();
   private readonly armed = new Set<RawRing>();
+  private readonly watch = new DirtyWatch();
 
   constructor(
     readonly raw: RawGuest,
@@ -76,6 +78,23 @@ export class ModelGuest {
     this.check();
   }
 
+  /** Logs what the device writes, and checks from now on that nothing of it is missed; or ends that. */
+  async useLog(log: DirtyBitmap | undefined): Promise<void> {
+    this.watch.end();
+    await this.raw.useLog(log);
+    // What had come back before it was in force is in no log.
+    this.reap();
+    if (log) this.watch.begin(log, this.raw.rings);
+  }
+
+  /** Takes what is marked, as a pass of a migration does, once all that is in flight has come back. */
+  async takeLog(): Promise<void> {
+    await this.settle();
+    // The used ring is marked right after the driver sees it; a message is heard after that.
+    await this.raw.frontend.getFeatures();
+    this.watch.take();
+  }
+
   /** Has a stopped ring begin anew, empty; what the device did not take of it is forgotten. */
   forget(ring: RawRing): void {
     this.reap();
@@ -89,6 +108,7 @@ export class ModelGuest {
   /** Rings were set up again: their driver asks for calls anew. */
   restarted(): void {
     this.armed.clear();
+    this.watch.restarted();
   }
 
   private of(ring?: RawRing): RawRequest[] {
@@ -136,8 +156,11 @@ export class ModelGuest {
       this.answered += 1;
       const { type, sector, inBytes = 0, out } = plan.request;
       const what = `request of type ${type}, sector ${sector ?? 0}, ${out?.length ?? 0} bytes out, ${inBytes} in`;
+      this.watch.check(request, what);
       const { status, data } = collectReply(this.raw.ram, request.pieces, { inBytes, usedBytes });
       if (status !== plan.status) throw new Error(`${what}: status ${status}, not ${plan.status}`);
+      // virtio 1.2 §2.7.8.2: no more than was written, and that is the status byte.
+      if (plan.error !== undefined && usedBytes !== 1) throw new Error(`${what}: ${usedBytes} bytes used`);
       if (plan.error !== undefined) this.errors[plan.error] = (this.errors[plan.error] ?? 0) + 1;
       const expected = plan.expected?.();
       if (expected) {

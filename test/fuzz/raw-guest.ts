@@ -1,9 +1,11 @@
 import { closeSync } from 'node:fs';
 import { check, native } from '@cairn/native';
 import {
+  type DirtyBitmap,
   FakeFrontend,
   MESSAGE,
   PROTOCOL_FEATURE,
+  VRING_LOG,
   pollUntil,
   regionBytes,
   type VringAddresses,
@@ -64,6 +66,8 @@ export class RawGuest {
   features = 0n;
   /** The area of SET_INFLIGHT_FD. */
   inflight: { fd: number; sizeBytes: number } | undefined;
+  /** Where the back-end marks the pages that it writes; undefined = it does not. */
+  log: DirtyBitmap | undefined;
   private readonly waiting: Map<number, RawRequest>[] = [];
   private closed = false;
 
@@ -106,8 +110,8 @@ export class RawGuest {
   async negotiate(): Promise<void> {
     const { frontend, options } = this;
     const offered = await frontend.getFeatures();
-    const wanted = KNOWN | (options.packed ? bits(RING_PACKED) : 0n);
-    this.features = offered & wanted & ~(options.without ?? 0n) & ~bits(LOG_ALL);
+    const wanted = KNOWN | (options.packed ? bits(RING_PACKED) : 0n) | (this.log ? bits(LOG_ALL) : 0n);
+    this.features = offered & wanted & ~(options.without ?? 0n);
     await frontend.setFeatures(this.features);
     const agreed = (await frontend.getProtocolFeatures()) & bits(...Object.values(PROTOCOL_FEATURE));
     await frontend.setProtocolFeatures(agreed);
@@ -118,6 +122,7 @@ export class RawGuest {
   async setUp(rings: readonly RawRing[] = this.rings): Promise<void> {
     await this.frontend.setFeatures(this.features);
     await this.shareMemory();
+    if (this.log) await this.frontend.setLogBase(this.log);
     if (this.options.inflight) await this.shareInflight();
     for (const ring of rings) await this.startRing(ring);
   }
@@ -168,9 +173,26 @@ export class RawGuest {
     if (enabled) await frontend.setVringEnable(index, true);
   }
 
-  addressesOf({ driver }: RawRing): { desc: number; avail: number; used: number } {
+  /** Has the back-end mark the pages that it writes, or no longer, while the rings run; in the order of QEMU. */
+  async useLog(log: DirtyBitmap | undefined): Promise<void> {
+    const { frontend } = this;
+    this.log = log;
+    if (log) await frontend.setLogBase(log);
+    this.features = log ? this.features | bits(LOG_ALL) : this.features & ~bits(LOG_ALL);
+    await frontend.setFeatures(this.features);
+    for (const ring of this.rings) await frontend.setVringAddr(ring.index, this.addressesOf(ring));
+  }
+
+  addressesOf({ driver }: RawRing): {
+    desc: number;
+    avail: number;
+    used: number;
+    flags?: number;
+    log?: number;
+  } {
     const { ram } = this;
     return {
+      ...(this.log && { flags: VRING_LOG, log: driver.usedGpa }),
       desc: ram.userAddress(driver.descGpa),
       avail: ram.userAddress(driver.availGpa),
       used: ram.userAddress(driver.usedGpa),
