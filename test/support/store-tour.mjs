@@ -73,6 +73,12 @@ const verbs = [
     return store.snapshotWriter.putBlock(snap(9), 1, data, checksum);
   },
   () => store.snapshotWriter.complete(snap(9), { changedBlocks: 1 }),
+  // A small layer over a large one, which is folded down.
+  () => wrote(A, 6, 0, 64),
+  () => take(5, A),
+  () => wrote(A, 7, 60, 8),
+  () => take(6, A),
+  () => store.snapshots.delete(snap(5)),
   () => store.coalescer.run(),
 ];
 // A verb that had not ended is asked for again, like an operation whose worker died.

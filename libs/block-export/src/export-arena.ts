@@ -30,8 +30,18 @@ export class ExportArena {
   /** Sum over all threads. */
   total(): MetricsTotal {
     const total = emptyTotal();
-    const reactors = (this.buffer.byteLength - METRICS_AT) / ShardMetrics.BYTES;
-    for (let reactor = 0; reactor < reactors; reactor += 1) this.metricsOf(reactor).addTo(total);
+    for (let reactor = 0; reactor < this.reactors; reactor += 1) this.metricsOf(reactor).addTo(total);
     return total;
+  }
+
+  /** Requests that are in flight on all threads, about. */
+  inFlight(): number {
+    let count = 0;
+    for (let reactor = 0; reactor < this.reactors; reactor += 1) count += this.metricsOf(reactor).inFlight();
+    return count;
+  }
+
+  private get reactors(): number {
+    return (this.buffer.byteLength - METRICS_AT) / ShardMetrics.BYTES;
   }
 }

@@ -243,6 +243,13 @@ export class Reactors {
       .flatMap((connection) => this.statusOf(connection));
   }
 
+  /** Requests of all exports that are in flight, about: for who has to make room for them. */
+  requestsInFlight(): number {
+    let count = 0;
+    for (const { arena } of this.exports.values()) count += arena.inFlight();
+    return count;
+  }
+
   /** What the threads do, one by one. */
   reactorStatuses(): ReactorStatus[] {
     const placement = new Placement(this.shared.placement, 0);

@@ -23,6 +23,17 @@ describe('the metrics of one volume on one thread', () => {
     expect(totalOf(fresh())).toEqual(emptyTotal());
   });
 
+  it('tell how many requests are in flight, whatever kinds they are', () => {
+    const arena = ExportArena.make(2);
+    const [one, other] = [arena.metricsOf(0), arena.metricsOf(1)];
+    one.add(COUNTER.taken, 7);
+    other.add(COUNTER.taken, 4);
+    expect(arena.inFlight()).toBe(11);
+    for (const name of OPERATIONS) one.finished(OPERATION[name], 1, 2 ** 30, 0);
+    other.finished(OPERATION.read, 1, 0, 0);
+    expect(arena.inFlight()).toBe(5);
+  });
+
   it('keep every number in a place of its own', () => {
     const metrics = fresh();
     OPERATIONS.forEach((name, index) => {

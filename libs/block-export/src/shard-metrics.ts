@@ -97,6 +97,16 @@ export class ShardMetrics {
     for (let index = 0; index < NAMES; index += 1) total.names[index]! += numbers[NAME_BASE + index]!;
   }
 
+  /** Requests off the rings that were not given back yet; not of one moment, as the thread goes on counting. */
+  inFlight(): number {
+    let count = this.numbers[COUNTER.taken]!;
+    for (let operation = 0; operation < OPERATIONS.length; operation += 1) {
+      const at = operation * OPERATION_PLACES + FILE + 1;
+      for (let bucket = 0; bucket < BUCKETS; bucket += 1) count -= this.numbers[at + bucket]!;
+    }
+    return count;
+  }
+
   /** Returns how many it has added. */
   private addHistogram(latency: Latency, at: number): number {
     let count = 0;

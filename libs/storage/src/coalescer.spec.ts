@@ -88,7 +88,7 @@ describe('coalescing', () => {
       expect((await store.coalescer.run(given)).folded).toBe(0);
       const meanwhile: boolean[] = [];
       atStep = async (step) => {
-        if (step === 'fold.flushed') meanwhile.push(await readsAsBefore());
+        if (step === 'fold-up.flushed') meanwhile.push(await readsAsBefore());
       };
       expect((await store.coalescer.run()).folded).toBe(1);
       expect(meanwhile).toEqual([true]);

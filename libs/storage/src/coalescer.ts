@@ -1,5 +1,5 @@
-import { setTimeout } from 'node:timers/promises';
 import { type FoldContext, fold } from './fold.js';
+import { Pacer } from './pacer.js';
 import type { Pool } from './pool.js';
 import { prune } from './prune.js';
 import type { LayerRecord } from './records.js';
@@ -8,6 +8,8 @@ import { storageErrorOf } from './storage-error.js';
 export interface CoalesceOptions {
   /** Bytes that may be copied a second; undefined: as fast as it goes. */
   bytesPerSecond?: number;
+  /** Requests of guests that are in flight now: the more there are, the longer it rests. See Pacer. */
+  requestsInFlight?: () => number;
   /** Ends the run at the next step; what was done stays done. */
   signal?: AbortSignal;
   onProgress?: (progress: CoalesceProgress) => void;
@@ -77,13 +79,13 @@ export class Coalescer {
         const child = graph.findLayer(childId);
         if (!layer || child?.parent !== layerId || graph.isNamed(layerId)) return;
         for (const id of both) pool.folding.add(id);
-        const context: FoldContext = {
-          pool,
-          layer,
-          child,
-          isOver: () => options.signal?.aborted === true || pool.closed || this.isOver(child),
-          copied: this.meter(layer, child, options),
-        };
+        let over = false;
+        const isOver = (): boolean =>
+          (over ||= options.signal?.aborted === true || pool.closed || this.isOver(child));
+        const { bytesPerSecond, requestsInFlight } = options;
+        const pacer = new Pacer({ bytesPerSecond, requestsInFlight, isOver });
+        const onCopied = this.meter(layer, child, options);
+        const context: FoldContext = { pool, layer, child, isOver, pacer, onCopied };
         report.prunedBytes += await prune(context);
         if (!context.isOver() && (await fold(context))) report.folded += 1;
       });
@@ -102,12 +104,11 @@ export class Coalescer {
     return !pool.graph.isNamed(id) && pool.graph.childrenOf(id).length === 0;
   }
 
-  private meter(layer: LayerRecord, child: LayerRecord, options: CoalesceOptions): FoldContext['copied'] {
+  private meter(layer: LayerRecord, child: LayerRecord, options: CoalesceOptions): FoldContext['onCopied'] {
     let copiedBytes = 0;
-    return async (bytes, totalBytes) => {
+    return (bytes, totalBytes) => {
       copiedBytes += bytes;
       options.onProgress?.({ layer: layer.id, child: child.id, copiedBytes, totalBytes });
-      if (options.bytesPerSecond !== undefined) await setTimeout((bytes / options.bytesPerSecond) * 1000);
     };
   }
 }

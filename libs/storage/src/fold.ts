@@ -1,11 +1,12 @@
-import { setImmediate } from 'node:timers/promises';
 import type { DiskFile } from './disk.js';
 import { eachRun, nextSaid, readBlocks, SAYS } from './layer-blocks.js';
 import { layerFileOf } from './layer-file.js';
 import { BLOCK_BYTES, type LayerFile, ZEROED, zeroMapPosition } from './layer-format.js';
+import type { Pacer } from './pacer.js';
 import type { Pool } from './pool.js';
 import type { LayerRecord } from './records.js';
 import { forgetSums } from './scrub.js';
+import type { Step } from './steps.js';
 import { isUncertain, StorageError } from './storage-error.js';
 
 // Two ways to make one layer of two, `layer` below and its only `child`, which nobody writes:
@@ -17,15 +18,20 @@ import { isUncertain, StorageError } from './storage-error.js';
 // whatever was copied. The way that copies less is taken: the oldest of many snapshots is large, its successor small.
 
 const WINDOW_BYTES = 4 * 1024 * 1024;
+const PIECE_BYTES = 512 * 1024;
+/** What was copied is made durable this often, so that the last flush is not one that the disk's other users wait for. */
+const SYNC_BYTES = 64 * 1024 * 1024;
 
 export interface FoldContext {
   pool: Pool;
   layer: LayerRecord;
   child: LayerRecord;
-  /** Must it end now? */
+  /** Must it end now? Once it must, it always must. */
   isOver: () => boolean;
-  /** So many bytes were copied, of about so many; waits as long as the throttle asks for. */
-  copied: (bytes: number, totalBytes: number) => Promise<void>;
+  /** Runs what is done, piece by piece. */
+  pacer: Pacer;
+  /** So many bytes more were copied, of about so many. */
+  onCopied: (bytes: number, totalBytes: number) => void;
 }
 
 /** Folds; false when it had to be left for later. */
@@ -42,13 +48,15 @@ export async function fold(context: FoldContext): Promise<boolean> {
   await forgetSums(pool, child.id);
   if (!down) pool.copiedUp.set(layer.id, child.id);
   if (!(await (down ? copyDown(context, total) : copyUp(context, total)))) return false;
-  await pool.step('fold.flushed');
+  const way = down ? 'fold-down' : 'fold-up';
+  await pool.step(`${way}.flushed`);
   const folded: LayerRecord = down
     ? { ...child, file: layer.file, zeroMapOffsetBytes: layer.zeroMapOffsetBytes, parent: layer.parent }
     : { ...child, parent: layer.parent };
-  const told = await finish(context, folded);
+  const told = await finish(context, folded, way);
   if (!told) return false;
   await Promise.all(told);
+  await pool.step(`${way}.readers-told`);
   pool.copiedUp.delete(layer.id);
   // The layer's own manifest goes with the garbage; its file only when it is not the child's now.
   if (folded.file !== child.file) await pool.removeFile(child.file);
@@ -59,6 +67,7 @@ export async function fold(context: FoldContext): Promise<boolean> {
 function finish(
   { pool, child, isOver }: FoldContext,
   folded: LayerRecord,
+  way: 'fold-up' | 'fold-down',
 ): Promise<Promise<void>[] | undefined> {
   return pool.turns.run(['fold-finish'], async () => {
     const readers = [...pool.graph.volumes.values()].filter(({ headLayer }) =>
@@ -78,7 +87,7 @@ function finish(
       }
       throw error;
     }
-    await pool.step('fold.child-written');
+    await pool.step(`${way}.child-written`);
     return readers.flatMap(
       (volume) => pool.live.get(volume.id)?.volume.chainChanged(pool.chainOf(volume)) ?? [],
     );
@@ -90,20 +99,20 @@ async function copyUp(context: FoldContext, totalBytes: number): Promise<boolean
   return withFiles(context, 'r', 'r+', async (below, above) => {
     const [lower, upper] = [layerFileOf(layer, below), layerFileOf(child, above)];
     const hiding = new Uint8Array(WINDOW_BYTES / BLOCK_BYTES);
+    const copy = copier(context, { from: below, to: above, totalBytes, step: 'fold-up.piece-copied' });
     const done = await eachWindow(context, lower, async (blocks, start) => {
       readBlocks(upper, start, hiding);
       for (let i = 0; i < blocks.length; i += 1) if (hiding[i] !== SAYS.nothing) blocks[i] = SAYS.nothing;
       await eachRun(blocks, start, async (kind, offset, length) => {
         if (kind === SAYS.data) {
-          await above.copyFrom(below, offset, length);
-          await context.copied(length, totalBytes);
+          await copy(offset, length);
         } else if (layer.parent !== null) {
           await sayZeroes(above, child.zeroMapOffsetBytes!, offset, length);
         }
       });
     });
     if (!done) return false;
-    await pool.step('fold.copied');
+    await pool.step('fold-up.copied');
     await above.sync();
     return true;
   });
@@ -115,32 +124,63 @@ async function copyDown(context: FoldContext, totalBytes: number): Promise<boole
     const size = child.sizeBytes;
     // Left there by a fold that was given up, and since then discarded above: it must not come back.
     if (size > layer.sizeBytes) await below.punch(layer.sizeBytes, size - layer.sizeBytes);
-    await pool.step('fold.parent-cut');
+    await pool.step('fold-down.parent-cut');
+    const copy = copier(context, { from: above, to: below, totalBytes, step: 'fold-down.piece-copied' });
     const done = await eachWindow(context, layerFileOf(child, above), (blocks, start) =>
       eachRun(blocks, start, async (kind, offset, length) => {
-        if (kind === SAYS.data) {
-          await below.copyFrom(above, offset, length);
-          await context.copied(length, totalBytes);
-          return;
-        }
+        if (kind === SAYS.data) return copy(offset, length);
         const inLayer = Math.min(length, layer.sizeBytes - offset);
         if (inLayer <= 0) return;
         if (layer.parent !== null) await sayZeroes(below, layer.zeroMapOffsetBytes!, offset, inLayer);
-        await below.punch(offset, inLayer);
+        return context.pacer.piece(async () => {
+          await below.punch(offset, inLayer);
+          return 0;
+        });
       }),
     );
     if (!done) return false;
     const path = pool.paths.layerFile(layer.file);
     if (((await pool.disk.stat(path))?.sizeBytes ?? 0) < size) await below.truncate(size);
-    await pool.step('fold.copied');
+    await pool.step('fold-down.copied');
     await below.sync();
     return true;
   });
 }
 
+interface Copying {
+  from: DiskFile;
+  to: DiskFile;
+  totalBytes: number;
+  step: Step;
+}
+
+/** Copies ranges piece by piece; ends in the middle of one when it must. */
+function copier(
+  { pool, pacer, isOver, onCopied }: FoldContext,
+  { from, to, totalBytes, step }: Copying,
+): (offset: number, length: number) => Promise<void> {
+  let unsynced = 0;
+  return async (offset, length) => {
+    for (let at = offset; at < offset + length && !isOver(); at += PIECE_BYTES) {
+      const bytes = Math.min(PIECE_BYTES, offset + length - at);
+      await pacer.piece(async () => {
+        await to.copyFrom(from, at, bytes);
+        unsynced += bytes;
+        if (unsynced >= SYNC_BYTES) {
+          await to.sync();
+          unsynced = 0;
+        }
+        return bytes;
+      });
+      onCopied(bytes, totalBytes);
+      await pool.step(step);
+    }
+  };
+}
+
 /** Goes through the windows in which a layer says anything; false when it had to end early. */
 async function eachWindow(
-  { pool, child, isOver }: FoldContext,
+  { pool, child, isOver, pacer }: FoldContext,
   file: LayerFile,
   visit: (blocks: Uint8Array, start: number) => Promise<void>,
 ): Promise<boolean> {
@@ -148,9 +188,11 @@ async function eachWindow(
   for (let at = nextSaid(file, 0); at !== undefined;) {
     if (isOver() || pool.writerOf(child.id)) return false;
     const start = Math.floor(at / WINDOW_BYTES) * WINDOW_BYTES;
-    readBlocks(file, start, blocks);
+    await pacer.piece(async () => {
+      readBlocks(file, start, blocks);
+      return 0;
+    });
     await visit(blocks, start);
-    await setImmediate();
     at = nextSaid(file, start + WINDOW_BYTES);
   }
   return !isOver() && !pool.writerOf(child.id);

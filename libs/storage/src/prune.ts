@@ -1,4 +1,3 @@
-import { setImmediate } from 'node:timers/promises';
 import type { FoldContext } from './fold.js';
 import { layerFileOf } from './layer-file.js';
 import { forgetSums } from './scrub.js';
@@ -7,6 +6,8 @@ import { BLOCK_BYTES } from './layer-format.js';
 
 const WINDOW_BYTES = 4 * 1024 * 1024;
 const BATCH_RUNS = 4096;
+/** Holes that are made in one piece. */
+const PIECE_RUNS = 32;
 
 /**
  * Punches out of a layer what its only child hides, and returns how many bytes that were.
@@ -16,7 +17,7 @@ const BATCH_RUNS = 4096;
  * it; and then those that began before such a write completed, as they read from the layer still. What a fold that was
  * given up has copied hides as well, but readers were not told: then nothing is punched, as the fold will go on.
  */
-export async function prune({ pool, layer, child, isOver }: FoldContext): Promise<number> {
+export async function prune({ pool, layer, child, isOver, pacer }: FoldContext): Promise<number> {
   const { disk, paths } = pool;
   if (pool.copiedUp.get(layer.id) === child.id) return 0;
   const below = await disk.open(paths.layerFile(layer.file), 'r+');
@@ -37,17 +38,26 @@ export async function prune({ pool, layer, child, isOver }: FoldContext): Promis
       await above.sync();
       await pool.step('prune.child-flushed');
       await writer?.barrier();
-      for (const [offset, length] of hidden) {
-        await below.punch(offset, length);
-        pruned += length;
+      for (let at = 0; at < hidden.length && !isOver(); at += PIECE_RUNS) {
+        await pacer.piece(async () => {
+          for (const [offset, length] of hidden.slice(at, at + PIECE_RUNS)) {
+            await below.punch(offset, length);
+            pruned += length;
+          }
+          return 0;
+        });
+        await pool.step('prune.piece-punched');
       }
       await pool.step('prune.punched');
       hidden = [];
     };
     for (let at = nextSaid(belowFile, 0); at !== undefined && !isOver();) {
       const start = Math.floor(at / WINDOW_BYTES) * WINDOW_BYTES;
-      readBlocks(belowFile, start, lower);
-      readBlocks(aboveFile, start, upper);
+      await pacer.piece(async () => {
+        readBlocks(belowFile, start, lower);
+        readBlocks(aboveFile, start, upper);
+        return 0;
+      });
       for (let i = 0; i < lower.length; i += 1) {
         if (lower[i] !== SAYS.data || upper[i] === SAYS.nothing) continue;
         const offset = start + i * BLOCK_BYTES;
@@ -56,7 +66,6 @@ export async function prune({ pool, layer, child, isOver }: FoldContext): Promis
         else hidden.push([offset, BLOCK_BYTES]);
       }
       if (hidden.length >= BATCH_RUNS) await punch();
-      await setImmediate();
       at = nextSaid(belowFile, start + WINDOW_BYTES);
     }
     if (!isOver()) await punch();

@@ -73,6 +73,7 @@ export async function openNode(
     });
     const coalescing = new Coalescing(store, {
       bytesPerSecond: config.coalesceBytesPerSecond,
+      requestsInFlight: () => reactor.requestsInFlight(),
       intervalMs: coalesceIntervalMs,
     });
     const deleted = () => coalescing.start();

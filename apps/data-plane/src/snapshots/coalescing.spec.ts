@@ -10,7 +10,7 @@ afterEach(() => void vi.restoreAllMocks());
 function coalescingOf(run: (options: CoalesceOptions) => Promise<void>, intervalMs = 60_000) {
   // Only what the background work calls.
   const pool = { coalescer: { run } } as unknown as Pick<VolumeStore, 'coalescer'>;
-  return new Coalescing(pool, { bytesPerSecond: 1, intervalMs });
+  return new Coalescing(pool, { bytesPerSecond: 1, requestsInFlight: () => 0, intervalMs });
 }
 
 describe('Coalescing', () => {

@@ -4,6 +4,8 @@ import type { VolumeStore } from '@cairn/storage';
 /** How fast and how often. */
 export interface CoalescingOptions {
   readonly bytesPerSecond: number;
+  /** Requests of guests that are in flight now; it makes room for them. */
+  readonly requestsInFlight: () => number;
   /** Layers of volumes that were being written are tried again after so long. */
   readonly intervalMs: number;
 }
@@ -55,6 +57,7 @@ export class Coalescing {
     try {
       await this.pool.coalescer.run({
         bytesPerSecond: this.options.bytesPerSecond,
+        requestsInFlight: this.options.requestsInFlight,
         signal: this.stopping.signal,
       });
       if (this.isOut) this.logger.log('deleted bytes are given back again');
