@@ -8,7 +8,7 @@ import { errnoError, nameIndex, type RequestErrorName } from './failure-names.js
 import { hasParents } from './layer-files.js';
 import { LayeredIo } from './layered-io.js';
 import type { RateLimiter } from './rate-limiter.js';
-import { SLOT } from './request-slots.js';
+import { SLOT, SOLE } from './request-slots.js';
 import { IO_COMPLETION, RESERVED_SLOTS, type ShardHost, type ShardPort } from './shard-host.js';
 import { COUNTER, HISTOGRAM, OPERATION, type ShardMetrics } from './shard-metrics.js';
 import { ShardFlushes } from './shard-flushes.js';
@@ -339,6 +339,12 @@ export class DeviceShard implements ShardPort {
     slots.kind[slot] = write ? SLOT.WRITE : SLOT.READ;
     slots.offset[slot] = request.sector * SECTOR_BYTES;
     slots.remaining[slot] = request.dataBytes;
+    if (request.segmentCount === 1 && !this.layered && this.file.memoryMask === 0 && !ring.log) {
+      slots.first[slot] = SOLE;
+      slots.sole.low[slot] = request.soleLow(queue!.chain);
+      slots.sole.high[slot] = request.soleHigh(queue!.chain);
+      return this.submit(slot);
+    }
     slots.first[slot] = 0;
     const list = slots.listFor(slot, request.segmentCount);
     if (!list) return this.fault(slot, 'no-memory');
@@ -363,17 +369,20 @@ export class DeviceShard implements ShardPort {
     const write = slots.kind[slot] === SLOT.WRITE;
     const offset = slots.offset[slot]!;
     const flags = write ? this.writeFlags(slot) : 0;
+    const op = write ? IO_URING.op.WRITE : IO_URING.op.READ;
+    if (slots.first[slot] === SOLE) {
+      const length = Math.min(slots.remaining[slot]!, STEP_BYTES);
+      return this.submitEntry(slot, op, offset, slots.sole.low[slot]!, slots.sole.high[slot]!, length, flags);
+    }
     if (slots.segments[slot] === 1 || slots.remaining[slot]! > STEP_BYTES) {
       const list = slots.list(slot);
       const at = slots.first[slot]! * 4;
       const length = Math.min(list[at + 2]!, STEP_BYTES);
-      const op = write ? IO_URING.op.WRITE : IO_URING.op.READ;
       return this.submitEntry(slot, op, offset, list[at]!, list[at + 1]!, length, flags);
     }
-    const op = write ? IO_URING.op.WRITEV : IO_URING.op.READV;
     return this.submitEntry(
       slot,
-      op,
+      write ? IO_URING.op.WRITEV : IO_URING.op.READV,
       offset,
       slots.listLow(slot),
       slots.listHigh(slot),

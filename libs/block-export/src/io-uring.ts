@@ -1,16 +1,20 @@
 import { closeSync } from 'node:fs';
-import { check, IO_URING, native } from '@cairn/native';
+import { check, ENTER_STATE, IO_URING, native } from '@cairn/native';
 
 const ETIME = 62;
 const EINTR = 4;
 const EBUSY = 16;
 const EINVAL = 22;
 const EAGAIN = 11;
+const U32 = 2 ** 32;
 const SQE_WORDS = IO_URING.sqeBytes / 4;
 const CQE_WORDS = IO_URING.cqeBytes / 4;
 
 // Word offsets inside a submission queue entry (struct io_uring_sqe).
 const SQE = { OPCODE_FLAGS: 0, FD: 1, OFFSET: 2, ADDRESS: 4, LENGTH: 6, OP_FLAGS: 7, USER_DATA: 8 } as const;
+
+/** The kernel has completions that it shows only when asked: put off, or without room in the queue. */
+const WANTED_FLAGS = IO_URING.sqFlag.CQ_OVERFLOW | IO_URING.sqFlag.TASKRUN;
 
 /** Called for each completion: the two words of user_data, the result or -errno, the CQE's flags. */
 export type CompletionHandler = (dataLow: number, dataHigh: number, result: number, flags: number) => void;
@@ -24,19 +28,22 @@ export type CompletionHandler = (dataLow: number, dataHigh: number, result: numb
 export class IoUring {
   readonly fd: number;
   private readonly sqes: Uint32Array;
-  private readonly sqTailWord: Uint32Array;
-  private readonly sqHeadWord: Uint32Array;
   private readonly sqMask: number;
   private readonly sqFlagsWord: Uint32Array;
   private readonly sqEntries: number;
   private readonly cqes: Int32Array;
-  private readonly cqHeadWord: Uint32Array;
   private readonly cqTailWord: Uint32Array;
   private readonly cqMask: number;
   private readonly maps: { address: number; bytes: number; buffer: ArrayBuffer }[] = [];
+  /** What `ringEnter` is told and tells. */
+  private readonly state: Int32Array;
+  private readonly stateAddress: number;
+  /** Do completions appear at any time, not only while the kernel is entered? */
+  private readonly interrupted: boolean;
   private tail = 0;
   private submitted = 0;
   private cqHead = 0;
+  private cqTail = 0;
 
   constructor(entries: number) {
     const params = new Uint32Array(30);
@@ -47,6 +54,7 @@ export class IoUring {
     const deferred = native.ringSetup(entries, entries * 4, flags | DEFER_TASKRUN | TASKRUN_FLAG, params);
     const fd = deferred === -EINVAL ? native.ringSetup(entries, entries * 4, flags, params) : deferred;
     this.fd = check('io_uring_setup', fd);
+    this.interrupted = deferred !== fd;
     const features = params[5]!;
     const needed = IO_URING.feature.NODROP | IO_URING.feature.EXT_ARG | IO_URING.feature.SINGLE_MMAP;
     if ((features & needed) !== needed) {
@@ -61,19 +69,40 @@ export class IoUring {
     const sqArrayAt = params[16]!;
     const cqesAt = params[25]!;
     const ringBytes = Math.max(sqArrayAt + this.sqEntries * 4, cqesAt + cqEntries * IO_URING.cqeBytes);
-    const ring = this.map(IO_URING.mmapOffset.sq, ringBytes);
-    this.sqes = new Uint32Array(this.map(IO_URING.mmapOffset.sqes, this.sqEntries * IO_URING.sqeBytes));
+    const ring = this.map(this.fd, IO_URING.mmapOffset.sq, ringBytes);
+    const ringAddress = this.maps[0]!.address;
+    this.sqes = new Uint32Array(
+      this.map(this.fd, IO_URING.mmapOffset.sqes, this.sqEntries * IO_URING.sqeBytes),
+    );
     const word = (offset: number): Uint32Array => new Uint32Array(ring, offset, 1);
-    this.sqHeadWord = word(params[10]!);
-    this.sqTailWord = word(params[11]!);
     this.sqMask = word(params[12]!)[0]!;
     this.sqFlagsWord = word(params[14]!);
-    this.cqHeadWord = word(params[20]!);
     this.cqTailWord = word(params[21]!);
     this.cqMask = word(params[22]!)[0]!;
     this.cqes = new Int32Array(ring, cqesAt, cqEntries * CQE_WORDS);
     const array = new Uint32Array(ring, sqArrayAt, this.sqEntries);
     for (let index = 0; index < this.sqEntries; index += 1) array[index] = index;
+    this.state = new Int32Array(this.map(-1, 0, ENTER_STATE.words * Int32Array.BYTES_PER_ELEMENT));
+    this.stateAddress = this.maps.at(-1)!.address;
+    this.state[ENTER_STATE.fd] = this.fd;
+    this.state[ENTER_STATE.wantedFlags] = WANTED_FLAGS;
+    this.state[ENTER_STATE.atSqHead] = params[10]!;
+    this.state[ENTER_STATE.atSqTail] = params[11]!;
+    this.state[ENTER_STATE.atSqFlags] = params[14]!;
+    this.state[ENTER_STATE.atCqHead] = params[20]!;
+    this.state[ENTER_STATE.atCqTail] = params[21]!;
+    this.state[ENTER_STATE.ring] = ringAddress % U32;
+    this.state[ENTER_STATE.ring + 1] = ringAddress / U32;
+  }
+
+  /** Clock when the kernel was entered last, in microseconds, wrapped. */
+  get enteredAt(): number {
+    return this.state[ENTER_STATE.entered]!;
+  }
+
+  /** Clock when it was left last. */
+  get leftAt(): number {
+    return this.state[ENTER_STATE.left]!;
   }
 
   /** Entries prepared but not yet given to the kernel. */
@@ -125,43 +154,38 @@ export class IoUring {
    * `timeoutMicros` > 0 bounds the wait. What the kernel did not take (no memory now) stays pending for next time.
    */
   enter(minComplete: number, timeoutMicros: number): void {
-    Atomics.store(this.sqTailWord, 0, this.tail);
-    const count = this.pending;
-    const flags = minComplete > 0 || this.kernelHasWork() ? IO_URING.enter.GETEVENTS : 0;
-    const result =
-      timeoutMicros > 0
-        ? native.ringEnterTimeout(this.fd, count, minComplete, flags, timeoutMicros)
-        : native.ringEnter(this.fd, count, minComplete, flags);
+    const { state } = this;
+    state[ENTER_STATE.sqTail] = this.tail;
+    state[ENTER_STATE.cqHead] = this.cqHead;
+    const result = native.ringEnter(this.stateAddress, minComplete, timeoutMicros);
     if (result < 0 && result !== -ETIME && result !== -EINTR && result !== -EBUSY && result !== -EAGAIN) {
       check('io_uring_enter', result);
     }
-    this.submitted = Atomics.load(this.sqHeadWord, 0);
+    this.submitted = state[ENTER_STATE.sqHead]! >>> 0;
+    this.cqTail = state[ENTER_STATE.cqTail]! >>> 0;
   }
 
+  /** Completions that were there when the kernel was left; more where it interrupts us. */
   completionCount(): number {
-    return (Atomics.load(this.cqTailWord, 0) - this.cqHead) >>> 0;
+    if (this.interrupted) this.cqTail = Atomics.load(this.cqTailWord, 0);
+    return (this.cqTail - this.cqHead) >>> 0;
   }
 
   /** Is a completion there? Fetches what the kernel has put off. */
   hasCompletions(): boolean {
-    if (this.kernelHasWork()) this.enter(0, 0);
-    return Atomics.load(this.cqTailWord, 0) !== this.cqHead;
+    if ((Atomics.load(this.sqFlagsWord, 0) & WANTED_FLAGS) !== 0) this.enter(0, 0);
+    return this.completionCount() > 0;
   }
 
   /** Hands every completion that is there to `handler` and returns their number. */
   reap(handler: CompletionHandler): number {
-    const tail = Atomics.load(this.cqTailWord, 0);
-    let head = this.cqHead;
-    const count = (tail - head) >>> 0;
-    if (count === 0) return 0;
+    const count = this.completionCount();
     const { cqes } = this;
-    while (head !== tail) {
-      const at = (head & this.cqMask) * CQE_WORDS;
+    for (let left = count; left > 0; left -= 1) {
+      const at = (this.cqHead & this.cqMask) * CQE_WORDS;
+      this.cqHead = (this.cqHead + 1) >>> 0;
       handler(cqes[at]! >>> 0, cqes[at + 1]! >>> 0, cqes[at + 2]!, cqes[at + 3]!);
-      head = (head + 1) >>> 0;
     }
-    this.cqHead = head;
-    Atomics.store(this.cqHeadWord, 0, head);
     return count;
   }
 
@@ -173,15 +197,8 @@ export class IoUring {
     }
   }
 
-  /** Has the kernel completions that it shows only when asked: put off, or without room in the queue? */
-  private kernelHasWork(): boolean {
-    return (
-      (Atomics.load(this.sqFlagsWord, 0) & (IO_URING.sqFlag.CQ_OVERFLOW | IO_URING.sqFlag.TASKRUN)) !== 0
-    );
-  }
-
-  private map(offsetBytes: number, bytes: number): ArrayBuffer {
-    const address = check('mmap', native.mapShared(this.fd, offsetBytes, bytes));
+  private map(fd: number, offsetBytes: number, bytes: number): ArrayBuffer {
+    const address = check('mmap', native.mapShared(fd, offsetBytes, bytes));
     const buffer = native.view(address, bytes);
     this.maps.push({ address, bytes, buffer });
     return buffer;

@@ -11,7 +11,10 @@ import { ViewCache } from './view-cache.js';
 
 // One thread, one io_uring, many virtqueues.
 //
-//   round: take chains of active rings → reap completions → publish used rings and call → submit, maybe wait
+//   round: take chains of active rings → submit → reap completions → publish used rings and call → maybe wait
+//
+// Where completions do not come while they are submitted, what is submitted waits for the end of the round, to wait for
+// the first of them in the same call.
 //
 // A ring is active while it is busy: the loop looks at it and its driver need not kick. Before the thread sleeps every
 // active ring is armed (its driver kicks again) and looked at once more, so that no chain can be missed; then none is
@@ -19,7 +22,10 @@ import { ViewCache } from './view-cache.js';
 
 const QUEUE_ENTRIES = 1024;
 const SLOTS = 1024;
+/** While it spins it looks at the kernel and at the clock in every so many turns. */
+const KERNEL_EVERY = 4;
 const CLOCK_EVERY = 32;
+const LOOK_EVERY = 16;
 const UNKICKED_POLL_MICROS = 1000;
 const MIN_SLOT_SHARE = 16;
 /** Looking on for less than this is not worth its clock readings. */
@@ -30,6 +36,7 @@ export class ReactorLoop implements ShardHost {
   readonly uring = new IoUring(QUEUE_ENTRIES);
   readonly slots = new RequestSlots(SLOTS);
   readonly views = new ViewCache();
+  /** The clock when this round's work came up, in microseconds, wrapped. */
   now = native.clockMicros();
   /** Called when a guest's memory vanished under us (SIGBUS); whoever has the sessions looks which. */
   onMemoryFault: () => void = () => undefined;
@@ -49,8 +56,11 @@ export class ReactorLoop implements ShardHost {
   private readonly faults = new Int32Array(native.guardFaults());
   private faultsSeen = 0;
   private stopped = false;
+  /** Is `now` as good as a new reading? */
+  private nowIsFresh = false;
   /** Did the last submission complete while it was submitted (page cache)? Then waiting for it is wasted. */
   private inline = true;
+  private waits = 0;
 
   /** How long it looks on now; see `adapt`. */
   private spinMicros: number;
@@ -177,19 +187,24 @@ export class ReactorLoop implements ShardHost {
       if (ring && !ring.active && !ring.stopping) this.activate(ring);
     } else if (high === SOURCE_EVENT) {
       this.sources.ready(low, flags);
+      this.nowIsFresh = false;
     }
   };
 
   /** One round; what `run` does until it is stopped. Sleeps when there is nothing to do. */
   round(): void {
     const { uring } = this;
-    this.now = native.clockMicros();
+    if (!this.nowIsFresh) this.now = native.clockMicros();
+    this.nowIsFresh = false;
     if (this.timers.size > 0) this.timers.run(this.now);
     let taken = 0;
     const { active } = this;
     for (let index = 0; index < active.length; index += 1) {
       const ring = active[index]!;
       taken += ring.shard.poll(ring);
+    }
+    if (this.inline && uring.pending > 0) {
+      if (this.enter(0, 0) > 0) this.inline = uring.completionCount() > 0;
     }
     const reaped = uring.reap(this.onCompletion);
     if (this.chores.length > 0) this.runChores();
@@ -199,23 +214,32 @@ export class ReactorLoop implements ShardHost {
       this.faultsSeen = this.faults[0]!;
       this.onMemoryFault();
     }
-    if (uring.pending > 0) this.submit();
-    else if (taken === 0 && reaped === 0 && !this.stopped && this.chores.length === 0) this.idle();
+    if (uring.pending === 0) {
+      if (taken === 0 && reaped === 0 && !this.stopped && this.chores.length === 0) this.idle();
+    } else if (!this.inline) {
+      this.submit();
+    }
   }
 
-  /** Submits; where completions do not come at once, the same call also waits for the first. */
-  private submit(): void {
+  /** Submits, and waits for `minComplete` completions; returns how many requests of guests it has submitted. */
+  private enter(minComplete: number, timeoutMicros: number): number {
     const { uring } = this;
-    this.slots.submitted(native.clockMicros());
-    if (this.inline) {
-      uring.enter(0, 0);
-      this.inline = uring.hasCompletions();
-      return;
-    }
-    const count = uring.pending;
-    if (this.chores.length === 0 && this.arm()) this.sleep();
-    else uring.enter(0, 0);
-    this.inline = count > 1 && uring.completionCount() >= count;
+    uring.enter(minComplete, timeoutMicros);
+    this.now = uring.leftAt;
+    this.nowIsFresh = true;
+    return this.slots.submitted(uring.enteredAt);
+  }
+
+  /**
+   * Submits, and waits for the first completion in the same call. Had others come with it, the next submission does not
+   * wait; neither does one in LOOK_EVERY, as of a single request this call cannot tell whether it took any time.
+   */
+  private submit(): void {
+    const asleep = this.chores.length === 0 && this.arm();
+    const count = asleep ? this.sleep() : this.enter(0, 0);
+    if (count === 0) return;
+    this.waits += 1;
+    this.inline = (count > 1 && this.uring.completionCount() >= count) || this.waits % LOOK_EVERY === 0;
   }
 
   /** Nothing to do: looks on for a while when nothing is in flight, then sleeps. */
@@ -227,9 +251,8 @@ export class ReactorLoop implements ShardHost {
       if (met) return;
     }
     if (!this.arm()) return;
-    const start = native.clockMicros();
     this.sleep();
-    if (quiet) this.adapt((native.clockMicros() - start) | 0);
+    if (quiet) this.adapt((this.uring.leftAt - this.uring.enteredAt) | 0);
   }
 
   /**
@@ -248,13 +271,13 @@ export class ReactorLoop implements ShardHost {
   /** True as soon as there is something to do; false when the time is up. */
   private spin(): boolean {
     const { active, uring } = this;
-    const start = native.clockMicros();
+    const start = this.now;
     for (let turn = 1; ; turn += 1) {
       for (let index = 0; index < active.length; index += 1) {
         const ring = active[index]!;
         if (!ring.held && ring.queue!.hasAvail()) return true;
       }
-      if (uring.hasCompletions()) return true;
+      if (turn % KERNEL_EVERY === 0 && uring.hasCompletions()) return true;
       if (turn % CLOCK_EVERY === 0 && ((native.clockMicros() - start) | 0) >= this.spinMicros) return false;
     }
   }
@@ -293,14 +316,14 @@ export class ReactorLoop implements ShardHost {
   }
 
   /** Sleeps until something happens, a timer is due, or rings without a kick descriptor must be looked at again. */
-  private sleep(): void {
+  private sleep(): number {
     let micros = this.unkicked.size > 0 ? UNKICKED_POLL_MICROS : 0;
     if (this.timers.size > 0) {
       const left = this.timers.microsLeft(native.clockMicros());
       micros = micros === 0 ? left : Math.min(micros, left);
     }
     this.metrics.count(REACTOR_COUNTER.sleeps);
-    this.uring.enter(1, micros);
+    return this.enter(1, micros);
   }
 
   private runChores(): void {

@@ -1,7 +1,7 @@
 import { native } from '@cairn/native';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { DeviceShard } from './device-shard.js';
-import { RequestSlots, SLOT, SLOT_SEGMENTS } from './request-slots.js';
+import { RequestSlots, SLOT, SLOT_SEGMENTS, SOLE } from './request-slots.js';
 
 const U32 = 2 ** 32;
 
@@ -110,6 +110,20 @@ describe('the slots of requests in flight', () => {
     slots.advance(slot, 0x8000_0000);
     expect(left(slot)).toEqual([[0x1_8000_0000, 0x7fff_fe00]]);
     expect(slots.remaining[slot]).toBe(0x7fff_fe00);
+  });
+
+  it('moves in the one piece of a request without a list, past a 4 GiB border, too', () => {
+    const slot = slots.take(device, undefined, SLOT.READ);
+    slots.first[slot] = SOLE;
+    slots.sole.low[slot] = U32 - 512;
+    slots.sole.high[slot] = 7;
+    slots.offset[slot] = 2 ** 33;
+    slots.remaining[slot] = 4096;
+    slots.advance(slot, 100);
+    expect([slots.sole.low[slot], slots.sole.high[slot]]).toEqual([U32 - 412, 7]);
+    slots.advance(slot, 1000);
+    expect([slots.sole.low[slot], slots.sole.high[slot]]).toEqual([588, 8]);
+    expect([slots.remaining[slot], slots.offset[slot]]).toEqual([2996, 2 ** 33 + 1100]);
   });
 
   it('gives a list that is too long for its slot memory of its own, and takes it back', () => {

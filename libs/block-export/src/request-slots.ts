@@ -5,6 +5,9 @@ import type { DeviceShard } from './device-shard.js';
 /** Scatter-gather entries of a slot; what a driver that honours seg_max needs at most. */
 export const SLOT_SEGMENTS = 128;
 
+/** `first` of a request without a scatter list. */
+export const SOLE = -1;
+
 const IOVEC_BYTES = 16;
 const IOVEC_WORDS = 4;
 const U32 = 2 ** 32;
@@ -60,9 +63,13 @@ export class RequestSlots {
   readonly dataBytes: Float64Array;
   /** Bytes that the used element will tell of. */
   readonly written: Float64Array;
-  /** First scatter entry that is left, and how many are. */
+  /**
+   * First scatter entry that is left, and how many are. A request in one piece may do without a list, which is so much
+   * less memory to touch: then `first` is SOLE, and where the rest of the piece is stands in `sole`.
+   */
   readonly first: Int32Array;
   readonly segments: Int32Array;
+  readonly sole: { low: Uint32Array; high: Uint32Array };
   private readonly lists: Uint32Array[];
   private readonly addressLow: Uint32Array;
   private readonly addressHigh: Uint32Array;
@@ -92,6 +99,7 @@ export class RequestSlots {
     this.written = new Float64Array(count);
     this.first = new Int32Array(count);
     this.segments = new Int32Array(count);
+    this.sole = { low: new Uint32Array(count), high: new Uint32Array(count) };
     this.addressLow = new Uint32Array(count);
     this.addressHigh = new Uint32Array(count);
     const bytes = count * SLOT_SEGMENTS * IOVEC_BYTES;
@@ -136,10 +144,12 @@ export class RequestSlots {
     if (this.freshCount < this.count) this.fresh[this.freshCount++] = slot;
   }
 
-  /** All prepared entries go to the kernel now. */
-  submitted(now: number): void {
-    for (let index = 0; index < this.freshCount; index += 1) this.submittedAt[this.fresh[index]!] = now;
+  /** All prepared entries went to the kernel at `now`; returns their number. */
+  submitted(now: number): number {
+    const count = this.freshCount;
+    for (let index = 0; index < count; index += 1) this.submittedAt[this.fresh[index]!] = now;
     this.freshCount = 0;
+    return count;
   }
 
   /**
@@ -174,6 +184,14 @@ export class RequestSlots {
 
   /** Moves the start of what is left by `bytes`: over whole entries, then into one. */
   advance(slot: number, bytes: number): void {
+    this.remaining[slot]! -= bytes;
+    this.offset[slot]! += bytes;
+    if (this.first[slot] === SOLE) {
+      const low = this.sole.low[slot]! + bytes;
+      this.sole.low[slot] = low;
+      if (low >= U32) this.sole.high[slot]! += 1;
+      return;
+    }
     const list = this.lists[slot]!;
     let left = bytes;
     let at = this.first[slot]! * IOVEC_WORDS;
@@ -189,8 +207,6 @@ export class RequestSlots {
       if (low >= U32) list[at + 1]! += 1;
       list[at + 2]! -= left;
     }
-    this.remaining[slot]! -= bytes;
-    this.offset[slot]! += bytes;
   }
 
   close(): void {

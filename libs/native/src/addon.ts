@@ -1,21 +1,18 @@
 import { createRequire } from 'node:module';
 
 /**
- * The verbs of the native addon (libs/native/addon/cairn.c says what each one guards).
+ * The verbs of the native addon (libs/native/addon says what each one guards).
  *
  * Each returns its result, or -errno; `check` turns the latter into a SystemError. Addresses, offsets and lengths are
  * in bytes. Descriptors that a verb returns belong to the caller, who closes them with `fs.closeSync`.
  */
 export interface Native {
   ringSetup(entries: number, cqEntries: number, flags: number, params: Uint32Array): number;
-  ringEnter(fd: number, toSubmit: number, minComplete: number, flags: number): number;
-  ringEnterTimeout(
-    fd: number,
-    toSubmit: number,
-    minComplete: number,
-    flags: number,
-    timeoutMicros: number,
-  ): number;
+  /**
+   * Gives the kernel what was prepared, and waits for `minComplete` completions: without bound when `timeoutMicros` is 0,
+   * else -ETIME in the end. `state` is the address of an ENTER_STATE, which has the other arguments and what came out.
+   */
+  ringEnter(state: number, minComplete: number, timeoutMicros: number): number;
   ringRegister(fd: number, opcode: number, address: number, count: number): number;
   /** Shared mapping of `fd`, or anonymous memory when `fd` is -1. */
   mapShared(fd: number, offsetBytes: number, lengthBytes: number): number;

@@ -34,5 +34,32 @@ export const IO_URING = {
   cqeBytes: 16,
 } as const;
 
+/**
+ * Words of what `ringEnter` is given and gives back (`enter_t` in the addon): its own thread reads and writes it, so that
+ * none of that is atomic, and the addon alone touches the words that are shared with the kernel.
+ */
+export const ENTER_STATE = {
+  fd: 0,
+  sqTail: 1,
+  cqHead: 2,
+  /** Bits of the submission ring's flags on which GETEVENTS is asked for. */
+  wantedFlags: 3,
+  sqHead: 4,
+  cqTail: 5,
+  sqFlags: 6,
+  /** Clock when the kernel was entered, and left: microseconds, wrapped. */
+  entered: 7,
+  left: 8,
+  /** Offsets of the shared words in the mapping of the ring, in bytes. */
+  atSqHead: 9,
+  atSqTail: 10,
+  atSqFlags: 11,
+  atCqHead: 12,
+  atCqTail: 13,
+  /** Address of that mapping, low and high word. */
+  ring: 14,
+  words: 16,
+} as const;
+
 /** Flags of eventfd(2) that a caller may add to the close-on-exec every one gets. */
 export const EFD_NONBLOCK = 0o4000;

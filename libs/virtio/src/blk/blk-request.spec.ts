@@ -60,6 +60,8 @@ describe('a block request', () => {
   const data = (): [gpa: number, lengthBytes: number][] => {
     const out = new Uint32Array(4 * request.segmentCount);
     const count = request.writeSegments(chain, out, 0);
+    if (request.segmentCount === 1 && count === 1)
+      expect([request.soleLow(chain), request.soleHigh(chain)]).toEqual([...out.subarray(0, 2)]);
     return Array.from({ length: count }, (_, index) => {
       const [low, high, bytes, zero] = out.subarray(4 * index, 4 * index + 4);
       expect(zero).toBe(0);
@@ -74,6 +76,14 @@ describe('a block request', () => {
     expect(request).toMatchObject({ type: BLK_TYPE.IN, sector: 77, dataBytes: 4096 });
     expect(data()).toEqual([[body!.gpa, 4096]]);
     expect(status()).toBe(last!.gpa);
+  });
+
+  it('has one data segment where the status byte has a descriptor of its own, and where it has not', () => {
+    for (const writable of [[512, 1], [513]]) {
+      const [, segment] = parse(headerOf(BLK_TYPE.IN, 5), { readable: [16], writable });
+      expect(request.segmentCount).toBe(1);
+      expect(data()).toEqual([[segment!.gpa, 512]]);
+    }
   });
 
   it('may have many data segments, and gives them in order', () => {
@@ -149,6 +159,7 @@ describe('a block request', () => {
       const out = new Uint32Array(4);
       expect(framed.writeSegments(border, out, 0)).toBe(1);
       expect([...out]).toEqual([8, mapped.memory.baseHigh + 1, 512, 0]);
+      expect([framed.soleLow(border), framed.soleHigh(border)]).toEqual([8, mapped.memory.baseHigh + 1]);
       expect([framed.statusLow, framed.statusHigh]).toEqual([3, 1]);
     } finally {
       mapped.close();

@@ -58,6 +58,16 @@ export class BlkRequest {
     return this.last - this.first + 1;
   }
 
+  /** Address of the only data segment, when `segmentCount` is 1: low and high word, the process's own. */
+  soleLow(chain: Chain): number {
+    return (chain.low[this.first]! + this.skip) >>> 0;
+  }
+
+  soleHigh(chain: Chain): number {
+    const carry = chain.low[this.first]! + this.skip >= U32 ? 1 : 0;
+    return chain.high[this.first]! + this.memory.baseHigh + carry;
+  }
+
   /**
    * Writes the data segments as struct iovec (64-bit address, 64-bit length, as 32-bit words) from `out[at]` on and
    * returns their number. The addresses are the process's own, ready for the kernel.
@@ -136,12 +146,14 @@ export class BlkRequest {
     this.dataBytes = chain.readableBytes - HEADER_BYTES;
   }
 
-  /** Data = what is device-writable before the status byte. */
+  /** Data = what is device-writable before the status byte, which mostly has a descriptor of its own. */
   private frameAnswer(chain: Chain): void {
+    const end = chain.count - 1;
+    const alone = chain.length[end] === 1 ? 1 : 0;
     this.first = chain.readable;
-    this.last = chain.count - 1;
+    this.last = end - alone;
     this.skip = 0;
-    this.trim = 1;
+    this.trim = 1 - alone;
     this.dataBytes = chain.writableBytes - 1;
   }
 }
