@@ -163,6 +163,38 @@ describe('an export on its loop', () => {
     },
   );
 
+  it('does not wait for a file that answers while it is asked, with one request at a time, too', async () => {
+    serve();
+    const disk = await attach();
+    const { uring } = loop;
+    const enter = uring.enter.bind(uring);
+    const completionCount = uring.completionCount.bind(uring);
+    let waits = 0;
+    let slow = false;
+    let late = 0;
+    uring.completionCount = () => (late-- > 0 ? 0 : completionCount());
+    uring.enter = (minComplete) => {
+      const asked = uring.pending > 0;
+      if (asked && minComplete > 0) waits += 1;
+      enter(0, 0);
+      if (!asked) return;
+      for (let look = 0; look < 1000 && !uring.hasCompletions(); look += 1) enter(0, 0);
+      if (!slow) return;
+      slow = false;
+      late = 2;
+    };
+    const reads = async (count: number) => {
+      for (let read = 0; read < count; read += 1) await during(disk.read(0, 512));
+      return waits;
+    };
+    expect(await reads(20)).toBe(0);
+    // One answer that takes its time: from now on it waits, but looks again before long.
+    slow = true;
+    const waited = await reads(20);
+    expect(waited).toBeGreaterThan(10);
+    expect((await reads(40)) - waited).toBe(0);
+  });
+
   it('goes to sleep although a ring that its driver broke has chains left', async () => {
     const one = serve();
     const disk = await attach({ numQueues: 2 });
