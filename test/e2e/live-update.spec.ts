@@ -48,4 +48,24 @@ describe('live update of a data plane', () => {
     }
     expect(await node.agent.listExports()).toMatchObject(kinds.map(() => ({ state: 'connected' })));
   });
+
+  it('goes on with what is left of a burst', async () => {
+    node = await NodeLives.start();
+    const { id, socketPath } = await node.addExport(BLOCKS * 4096);
+    const disk = await FakeBlkDisk.open(socketPath, { timeoutMs: 60_000 });
+    disks.push(disk);
+    const limits = { iops: 20, iopsBurst: 2000, iopsBurstSeconds: 1 };
+    await node.agent.putExportLimits(id, { generation: 1, limits });
+    const secondsFor = async (requests: number): Promise<number> => {
+      const began = performance.now();
+      await Promise.all(Array.from({ length: requests }, () => disk.read(0, 4096)));
+      return (performance.now() - began) / 1000;
+    };
+    // More than there is: the last ones wait for their turn at the base rate.
+    for (let use = 0; use < 60 && (await secondsFor(100)) < 2; use += 1);
+    await node.startAnother();
+    expect(node.dataPlane.log).toContain('took over 1 of 1 exports');
+    // What came in since is some requests, whereas a full burst would let all of them go at once.
+    expect(await secondsFor(60)).toBeGreaterThan(1);
+  });
 });

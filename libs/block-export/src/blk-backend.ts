@@ -1,4 +1,5 @@
 import type { HandedReader, HandedValue, RingFds, RingStart, VhostUserBackend } from '@cairn/vhost-user';
+import { native } from '@cairn/native';
 import { BlkConfigSpace, FEATURE, FeatureSet, SECTOR_BYTES } from '@cairn/virtio';
 import { ZERO_LIMITS } from './zeroing.js';
 import type { DeviceShard } from './device-shard.js';
@@ -6,6 +7,7 @@ import type { ExportArena } from './export-arena.js';
 import { hasParents } from './layer-files.js';
 import type { Peers } from './peers.js';
 import type { Placement } from './placement.js';
+import { RATE_BUCKETS } from './rate-limiter.js';
 import type { ShardDirectory, ShardRequest, ShardSpec } from './shard-directory.js';
 import type { VolumeFile } from './volume-file.js';
 
@@ -188,7 +190,13 @@ export class BlkBackend implements VhostUserBackend {
   /** What a successor must know beside what it is told of the front-ends. */
   state(): HandedValue {
     const { sizeBytes, failedErrno } = this.arena.shared;
-    return { sizeBytes, failedErrno, writeback: this.config.writeback };
+    const credits = this.arena.limiter.credits(native.clockMicros());
+    return {
+      sizeBytes,
+      failedErrno,
+      writeback: this.config.writeback,
+      rateLimit: credits.map(({ rate, level }) => ({ rate, level })),
+    };
   }
 
   /** Is as a predecessor left it. Throws HandedStateError; no ring may be running. */
@@ -197,6 +205,13 @@ export class BlkBackend implements VhostUserBackend {
     const errno = reader.integer('failedErrno', { max: 4095 });
     if (errno !== 0) this.arena.shared.fail(errno);
     this.config.writeback = reader.flag('writeback');
+    const credits = reader.list('rateLimit', RATE_BUCKETS).map((bucket) => {
+      const rate = bucket.integer('rate');
+      const level = bucket.integer('level', { min: -Number.MAX_SAFE_INTEGER });
+      bucket.end();
+      return { rate, level };
+    });
+    this.arena.limiter.restore(credits, native.clockMicros());
     reader.end();
     this.applyCachePolicy();
   }

@@ -304,4 +304,23 @@ describe('a rate limit', () => {
       }
     }
   });
+
+  it('hands on what it holds, to the same limits and to others', () => {
+    const limits = { iops: 10, iopsBurst: 100, iopsBurstSeconds: 2 };
+    const before = limiterOf(limits);
+    const ring = new Ring(before);
+    run([ring], 0, 10);
+    const credits = before.credits(10 * SECOND);
+    const after = (changed: Partial<RateLimits>, handed = credits) => {
+      const limiter = limiterOf(changed, 20 * SECOND);
+      limiter.restore(handed, 20 * SECOND);
+      const next = new Ring(limiter, undefined, 20 * SECOND);
+      run([next], 20 * SECOND, 1);
+      return next.done;
+    };
+    // One burst is used up, and only the base rate is left.
+    expect(after(limits)).toBeLessThanOrEqual(13);
+    expect(after(limits, limiterOf(limits).credits(0))).toBeGreaterThan(90);
+    expect(after({ iops: 1000 })).toBeGreaterThan(900);
+  });
 });

@@ -66,6 +66,15 @@ export interface RateBalance {
   throttledMicros: number;
 }
 
+/** Buckets of a limiter: how many it hands on at most. */
+export const RATE_BUCKETS = BUCKETS;
+
+/** What a bucket held under one rate; below 0, what is owed. Whole requests or bytes; rate 0: there was no limit. */
+export interface RateCredits {
+  rate: number;
+  level: number;
+}
+
 /** Decides, before a chain is taken off its ring, whether it may go now. */
 export class RateLimiter {
   static readonly BYTES = PLACES * Float64Array.BYTES_PER_ELEMENT;
@@ -116,6 +125,26 @@ export class RateLimiter {
       this.words[WAITING] = 0;
       this.words[VERSION]! += 1;
       this.words[ACTIVE] = limits.iops > 0 || limits.bytesPerSecond > 0 ? 1 : 0;
+    });
+  }
+
+  /** What each bucket holds, for a limiter that goes on with it. */
+  credits(nowMicros: number): RateCredits[] {
+    return this.locked(nowMicros, () =>
+      Array.from({ length: BUCKETS }, (_, bucket) => {
+        const level = this.get(bucket, LEVEL) + this.get(bucket, RESERVED);
+        return { rate: this.get(bucket, RATE), level: Math.floor(level) };
+      }),
+    );
+  }
+
+  /** Goes on with what another limiter held, as after a change from its limits to these. */
+  restore(credits: readonly RateCredits[], nowMicros: number): void {
+    this.locked(nowMicros, () => {
+      credits.forEach((before, bucket) => {
+        const [rate, capacity] = [this.get(bucket, RATE), this.get(bucket, CAPACITY)];
+        if (rate > 0) this.set(bucket, LEVEL, levelAfter(before, { rate, capacity }));
+      });
     });
   }
 
@@ -237,12 +266,13 @@ export class RateLimiter {
   }
 
   private resize(bucket: number, { rate, capacity }: BucketSize): void {
-    const before = this.get(bucket, RATE);
-    const level = this.get(bucket, LEVEL) + this.get(bucket, RESERVED);
-    const kept = level < 0 ? level * Math.min(1, rate / before) : level;
+    const before = {
+      rate: this.get(bucket, RATE),
+      level: this.get(bucket, LEVEL) + this.get(bucket, RESERVED),
+    };
     this.set(bucket, RATE, rate);
     this.set(bucket, CAPACITY, capacity);
-    this.set(bucket, LEVEL, before === 0 ? capacity : Math.min(kept, capacity));
+    this.set(bucket, LEVEL, levelAfter(before, { rate, capacity }));
     this.set(bucket, CHARGED, 0);
     this.set(bucket, RESERVED, 0);
   }
@@ -299,3 +329,10 @@ export class RateLimiter {
 
 const amountOf = (bucket: number, requests: number, bytes: number): number =>
   bucket < BASE_BYTES ? requests : bytes;
+
+/** What a bucket holds after a change of its size: full when it is new; a debt takes no longer to pay than before. */
+const levelAfter = (before: RateCredits, { rate, capacity }: BucketSize): number => {
+  if (before.rate === 0) return capacity;
+  const kept = before.level < 0 ? before.level * Math.min(1, rate / before.rate) : before.level;
+  return Math.min(kept, capacity);
+};

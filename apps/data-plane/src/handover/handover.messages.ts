@@ -19,7 +19,7 @@ import type { VolumeId } from '@cairn/domain';
 // death of a data plane costs. Whoever gives up while both live says `ended` first, and serves nothing that it gave.
 
 /** Of messages and states; a peer of another version is refused. */
-export const handoverVersion = 1;
+export const handoverVersion = 2;
 
 /** The socket in the state directory at which a running data plane is asked. */
 export const handoverSocket = (stateDirectory: string): string => join(stateDirectory, 'handover.sock');
