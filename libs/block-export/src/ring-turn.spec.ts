@@ -46,6 +46,10 @@ class NotingDevice implements VhostUserBackend {
     done(true);
   }
 
+  whenAlone(done: () => void): void {
+    done();
+  }
+
   driverState = 1;
 
   restoreDriverState(state: number): void {
@@ -174,6 +178,17 @@ describe('a turn of rings', () => {
       'stopped 0',
       'stopped 1',
     ]);
+  });
+
+  it('tells a front-end that came back when nothing of its former rings is in flight any more', () => {
+    const alone: string[] = [];
+    destination.whenAlone(() => alone.push('nobody is going'));
+    for (const index of [0, 1]) source.stopRing(index, nothing, FOR_GOOD);
+    destination.whenAlone(() => alone.push('gone'));
+    source.whenAlone(() => alone.push('itself'));
+    expect(alone).toEqual(['nobody is going', 'itself']);
+    device.drain();
+    expect(alone).toEqual(['nobody is going', 'itself', 'gone']);
   });
 
   it('keeps nobody waiting for a front-end that goes on after all', () => {

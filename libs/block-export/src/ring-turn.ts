@@ -181,6 +181,11 @@ export class TurnMember implements VhostUserBackend {
     return this.turn.device.writeConfig(offset, data, done);
   }
 
+  whenAlone(done: () => void): void {
+    if (this.turn.isHolder(this) || !this.turn.passing) return done();
+    return this.turn.whenPassed(() => this.whenAlone(done));
+  }
+
   get driverState(): number {
     return this.turn.device.driverState;
   }

@@ -1,4 +1,4 @@
-import { closeSync, ftruncateSync, openSync, readdirSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { native } from '@cairn/native';
 import { FEATURE } from '@cairn/virtio';
@@ -202,6 +202,12 @@ describe('the dirty log', () => {
   });
   afterEach(() => log.close());
 
+  const logPayload = (sizeBytes: number): Buffer => {
+    const payload = Buffer.alloc(16);
+    payload.writeBigUInt64LE(BigInt(sizeBytes));
+    return payload;
+  };
+
   it('is given to rings once LOG_ALL is agreed to, and taken from them again (vhost-user, "Migration")', async () => {
     await running();
     await during(front.setLogBase(log));
@@ -216,6 +222,33 @@ describe('the dirty log', () => {
     expect(log.pages()).toEqual([0, 0x2000]);
     await during(front.setFeatures(FEATURES));
     expect(backend.starts.get(0)!.log).toBeUndefined();
+  });
+
+  it('begins only when nothing of an earlier connection is in flight, which would write past it', async () => {
+    await running();
+    backend.othersInFlight = true;
+    const answered = { yes: false };
+    const begun = during(front.setLogBase(log)).then(() => (answered.yes = true));
+    for (let turn = 0; turn < 20; turn += 1) await setImmediate();
+    expect([answered.yes, backend.log]).toEqual([false, []]);
+    backend.endOthers();
+    await begun;
+    expect(backend.log).toEqual(['stop 0', 'drained 0', 'start 0']);
+  });
+
+  it('leaves nothing when the front-end goes away before it begins', async () => {
+    await running();
+    backend.othersInFlight = true;
+    const mapped = () => readFileSync('/proc/self/maps', 'utf8').split('\n').length;
+    const before = [openDescriptors(), mapped()];
+    front.stream.send(MESSAGE.SET_LOG_BASE, logPayload(log.sizeBytes), { fds: [log.fd] });
+    hear();
+    expect([openDescriptors(), mapped()]).toEqual(before.map((count) => count + 1));
+    session.close();
+    backend.endOthers();
+    expect(ends).toEqual([undefined]);
+    expect(openDescriptors()).toBeLessThan(before[0]!);
+    expect(mapped()).toBeLessThanOrEqual(before[1]!);
   });
 
   it('is replaced by a larger one while rings run', async () => {
@@ -234,9 +267,7 @@ describe('the dirty log', () => {
   it('is refused when its file does not hold it, or is no file', async () => {
     await running();
     const before = openDescriptors();
-    const payload = Buffer.alloc(16);
-    payload.writeBigUInt64LE(BigInt(log.sizeBytes + 1));
-    front.stream.send(MESSAGE.SET_LOG_BASE, payload, { fds: [log.fd] });
+    front.stream.send(MESSAGE.SET_LOG_BASE, logPayload(log.sizeBytes + 1), { fds: [log.fd] });
     hear();
     expect(rig.faults).toEqual(['memory-region-invalid']);
     expect(openDescriptors()).toBeLessThan(before);

@@ -29,6 +29,8 @@ export const setLogBase: Verb = (serving, exchange) => {
   const log = SharedArea.map(exchange.keep(exchange.onlyFd), offsetBytes, sizeBytes);
   let used = false;
   serving.whileStopped(exchange, {
+    // What an earlier connection's requests still write would be in no log, and a migration would miss it.
+    alone: true,
     change: () => {
       used = true;
       serving.frontEnd.areas.useLog(log);

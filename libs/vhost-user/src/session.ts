@@ -170,22 +170,25 @@ export class Session {
     exchange.run(() => verb(this.serving, exchange));
   }
 
-  private whileStopped(exchange: Exchange, { change, settled, answer }: StoppedChange): void {
-    const { rings } = this.frontEnd;
-    this.wait((resume) =>
-      rings.stopAll(
-        () => {
-          if (!this.closing) change();
-          settled?.();
-          resume(() => {
-            rings.startAll();
-            if (answer) answer();
-            else exchange.acknowledge();
-          });
-        },
-        { resumes: true },
-      ),
-    );
+  private whileStopped(exchange: Exchange, { change, alone, settled, answer }: StoppedChange): void {
+    const { rings, backend } = this.frontEnd;
+    this.wait((resume) => {
+      const stopped = (): void => {
+        if (!this.closing) change();
+        settled?.();
+        resume(() => {
+          rings.startAll();
+          if (answer) answer();
+          else exchange.acknowledge();
+        });
+      };
+      const stop = (): void => {
+        if (this.closing) stopped();
+        else rings.stopAll(stopped, { resumes: true });
+      };
+      if (alone) backend.whenAlone(stop);
+      else stop();
+    });
   }
 
   private wait(begin: (resume: (then: () => void) => void) => void): void {

@@ -4,6 +4,8 @@ import type { FrontEnd } from './front-end.js';
 /** Something that may only be done while no ring runs. */
 export interface StoppedChange {
   change: () => void;
+  /** Not before requests of a front-end that is gone have ended, too. */
+  alone?: boolean;
   /** Runs at the end in any case, also when the session closed meanwhile and `change` did not run. */
   settled?: () => void;
   /** The answer; an acknowledgement unless said otherwise. */

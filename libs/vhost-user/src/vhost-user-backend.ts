@@ -40,6 +40,8 @@ export interface VhostUserBackend {
   readConfig(offset: number, size: number): Uint8Array | undefined;
   /** `done(false)`: the driver may not write that. */
   writeConfig(offset: number, data: Uint8Array, done: (accepted: boolean) => void): void;
+  /** Calls `done` when no request is in flight any more that a front-end has left behind whose connection ended. */
+  whenAlone(done: () => void): void;
   /** What the driver has set and front-ends do not repeat, as one number: it is kept with the record of requests. */
   readonly driverState: number;
   /** The driver goes on that had set this when the process of before ended. The number may be any: it was shared. */

@@ -20,10 +20,13 @@ export class NotingBackend implements VhostUserBackend {
   holdFds = false;
   /** While set, `stopRing` waits for `drain`. */
   busy = false;
+  /** While set, `whenAlone` waits for `endOthers`: requests of a front-end that is gone are in flight. */
+  othersInFlight = false;
   nextAvail = 7;
   acceptConfig: boolean | undefined = true;
   private readonly draining: { index: number; done: (nextAvail: number) => void }[] = [];
   private fdsDone: (() => void) | undefined;
+  private othersEnded: (() => void) | undefined;
   private configDone: ((accepted: boolean) => void) | undefined;
 
   setFeatures(features: FeatureSet): void {
@@ -90,6 +93,15 @@ export class NotingBackend implements VhostUserBackend {
     this.log.push(`config ${offset} ${data.join(' ')}`);
     if (this.acceptConfig === undefined) this.configDone = done;
     else done(this.acceptConfig);
+  }
+
+  whenAlone(done: () => void): void {
+    if (this.othersInFlight) this.othersEnded = done;
+    else done();
+  }
+
+  endOthers(): void {
+    this.othersEnded!();
   }
 
   endConfig(accepted: boolean): void {
