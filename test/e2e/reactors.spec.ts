@@ -252,10 +252,10 @@ describe('reactor threads of which one cannot start', () => {
         for (const fd of taken) closeSync(fd);
         return outcome;
       };
-      await attempt(200);
+      await attempt(600);
       const before = threads();
       const outcomes = [];
-      for (let left = 0; left <= 200; left += 4) {
+      for (let left = 0; left <= 600; left += 8) {
         const outcome = await attempt(left);
         for (let i = 0; i < 200 && threads() > before; i += 1) await new Promise((r) => setTimeout(r, 10));
         outcomes.push({ left, outcome, threads: threads() - before, rings: rings() });

@@ -49,6 +49,7 @@ export class SnapshotWriting {
   /** Completions under way, and those of which nobody has heard the outcome. */
   private readonly completions = new Map<string, { asked: string; outcome: Promise<SnapshotRecord> }>();
   private puts = 0;
+  private expires = false;
   private timer: NodeJS.Timeout | undefined;
   private turn: Promise<void> = Promise.resolve();
 
@@ -64,6 +65,7 @@ export class SnapshotWriting {
     } catch (error) {
       throw agentErrorOf(error, 'storage-failed');
     }
+    this.keepTime();
     this.faultPoints.reach('data-plane.before-answer');
   }
 
@@ -130,13 +132,13 @@ export class SnapshotWriting {
 
   /** Removes, from now on, what nothing was put into for too long. */
   startExpiry(): void {
-    this.timer = setInterval(() => {
-      this.turn = this.removeExpired();
-    }, this.parts.intervalMs).unref();
+    this.expires = true;
+    this.keepTime();
   }
 
   async stopExpiry(): Promise<void> {
-    clearInterval(this.timer);
+    this.expires = false;
+    this.keepTime();
     await this.turn;
   }
 
@@ -152,6 +154,19 @@ export class SnapshotWriting {
     }
     const writing = new Set<string>(this.list().map(({ id }) => id));
     for (const id of this.percents.keys()) if (!writing.has(id)) this.percents.delete(id);
+    this.keepTime();
+  }
+
+  /** The clock runs only while there is something that may expire: a node that does nothing sleeps. */
+  private keepTime(): void {
+    if (this.expires && this.list().length > 0) {
+      this.timer ??= setInterval(() => {
+        this.turn = this.removeExpired();
+      }, this.parts.intervalMs).unref();
+    } else {
+      clearInterval(this.timer);
+      this.timer = undefined;
+    }
   }
 
   private forget(snapshotId: string, outcome: Promise<SnapshotRecord>): void {
