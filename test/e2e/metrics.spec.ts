@@ -118,7 +118,8 @@ describe('threads of a data plane whose guest comes back at once', () => {
   it('sleep at once where they may not look on', async () => {
     const { polls, sleeps } = await countsWith(0);
     expect(polls).toBe(0);
-    expect(sleeps).toBeGreaterThanOrEqual(READS);
+    // One for each read, but where the next one came before the thread had looked once.
+    expect(sleeps).toBeGreaterThan(READS / 2);
   });
 
   it('look on before they sleep where they may', async () => {
