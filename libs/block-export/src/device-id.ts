@@ -1,5 +1,6 @@
 import { native } from '@cairn/native';
 import { BLK_STATUS } from '@cairn/virtio';
+import type { BlkRing } from './blk-ring.js';
 import type { ShardPort } from './shard-host.js';
 
 const ID_BYTES = 20; // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
@@ -14,18 +15,22 @@ export class DeviceId {
     this.bytes.set(new TextEncoder().encode(serial).subarray(0, ID_BYTES));
   }
 
-  /** Completes a request with as much of it as fits into its scatter list, `dataBytes` of mapped guest memory. */
-  answer(shard: Pick<ShardPort, 'host' | 'finish'>, slot: number, segments: number, dataBytes: number): void {
+  /** Completes the request that `ring` has just taken with as much of it as fits. */
+  answer(shard: Pick<ShardPort, 'host' | 'finish' | 'fault'>, ring: BlkRing, slot: number): void {
     const { slots } = shard.host;
-    const list = slots.list(slot);
+    const { request } = ring;
+    const list = slots.listFor(slot, request.segmentCount);
+    if (!list) return shard.fault(slot, 'no-memory');
+    const segments = request.writeSegments(ring.queue!.chain, list, 0);
+    const { dataBytes } = request;
     const length = Math.min(ID_BYTES, dataBytes);
     for (let index = 0, done = 0; index < segments && done < length; index += 1) {
       const part = Math.min(list[index * 4 + 2]!, length - done);
       native.poke(list[index * 4 + 1]! * U32 + list[index * 4]!, this.bytes, done, part);
       done += part;
     }
-    slots.ring[slot]!.log?.remember(slot, list, segments);
+    ring.log?.remember(slot, list, segments);
     slots.written[slot] = length + 1;
-    shard.finish(slot, BLK_STATUS.OK);
+    return shard.finish(slot, BLK_STATUS.OK);
   }
 }

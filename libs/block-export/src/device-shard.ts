@@ -9,7 +9,13 @@ import { hasParents } from './layer-files.js';
 import { LayeredIo } from './layered-io.js';
 import type { RateLimiter } from './rate-limiter.js';
 import { SLOT, SOLE } from './request-slots.js';
-import { IO_COMPLETION, RESERVED_SLOTS, type ShardHost, type ShardPort } from './shard-host.js';
+import {
+  IO_COMPLETION,
+  RESERVED_SLOTS,
+  type ShardHost,
+  type ShardOptions,
+  type ShardPort,
+} from './shard-host.js';
 import { COUNTER, HISTOGRAM, OPERATION, type ShardMetrics } from './shard-metrics.js';
 import { ShardFlushes } from './shard-flushes.js';
 import { ShardPauses } from './shard-pauses.js';
@@ -36,15 +42,6 @@ const U32 = 2 ** 32;
 const EAGAIN = 11;
 const EINTR = 4;
 const EIO = 5;
-
-export interface ShardOptions {
-  file: VolumeFile;
-  readOnly: boolean;
-  serial: string;
-  shared: DeviceShared;
-  limiter: RateLimiter;
-  metrics: ShardMetrics;
-}
 
 /** The requests of one volume on one reactor thread. */
 export class DeviceShard implements ShardPort {
@@ -279,7 +276,7 @@ export class DeviceShard implements ShardPort {
   }
 
   private start(ring: BlkRing, head: number): void {
-    const { request, queue } = ring;
+    const { request } = ring;
     const { slots } = this.host;
     const slot = slots.take(this, ring, SLOT.READ);
     this.held += 1;
@@ -308,13 +305,9 @@ export class DeviceShard implements ShardPort {
         if (this.readOnly) return this.fault(slot, 'read-only');
         if (this.shared.hasFailed) return this.fault(slot, 'device-failed');
         return this.startZeroing(ring, slot);
-      case BLK_TYPE.GET_ID: {
+      case BLK_TYPE.GET_ID:
         slots.operation[slot] = OPERATION.other;
-        const list = slots.listFor(slot, request.segmentCount);
-        if (!list) return this.fault(slot, 'no-memory');
-        const segments = request.writeSegments(queue!.chain, list, 0);
-        return this.deviceId.answer(this, slot, segments, request.dataBytes);
-      }
+        return this.deviceId.answer(this, ring, slot);
       default:
         slots.operation[slot] = OPERATION.other;
         this.metrics.countName(nameIndex('unsupported'));

@@ -163,6 +163,19 @@ describe('an export on its loop', () => {
     },
   );
 
+  it('counts the time from an answer of the kernel to its publication', async () => {
+    const one = serve();
+    const disk = await attach();
+    const clockMicros = native.clockMicros.bind(native);
+    Object.assign(native, { clockMicros: () => (clockMicros() + 1_000_000) | 0 });
+    try {
+      await during(disk.read(0, 512));
+    } finally {
+      Object.assign(native, { clockMicros });
+    }
+    expect(arenas.get(one)!.total().complete.sumMicros).toBeGreaterThan(900_000);
+  });
+
   it('does not wait for a file that answers while it is asked, with one request at a time, too', async () => {
     serve();
     const disk = await attach();

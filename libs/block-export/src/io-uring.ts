@@ -22,7 +22,7 @@ export type CompletionHandler = (dataLow: number, dataHigh: number, result: numb
 /**
  * One io_uring whose queues are filled and emptied from TypeScript.
  *
- * Belongs to the thread that made it (SINGLE_ISSUER). Completions are kept by the kernel when the queue overflows
+ * Belongs to the thread that made it. Completions are kept by the kernel when the queue overflows
  * (FEAT_NODROP), so none is lost.
  */
 export class IoUring {
@@ -48,13 +48,14 @@ export class IoUring {
   constructor(entries: number) {
     const params = new Uint32Array(30);
     const { CQSIZE, SINGLE_ISSUER, CLAMP, DEFER_TASKRUN, TASKRUN_FLAG } = IO_URING.setup;
-    const flags = CQSIZE | SINGLE_ISSUER | CLAMP;
+    const setUp = (flags: number): number =>
+      native.ringSetup(entries, entries * 4, flags | CQSIZE | CLAMP, params);
     // What worker threads of the kernel completed is counted in the thread's own calls, many at once, and interrupts it
     // nowhere else. Linux 6.1; before, it is interrupted.
-    const deferred = native.ringSetup(entries, entries * 4, flags | DEFER_TASKRUN | TASKRUN_FLAG, params);
-    const fd = deferred === -EINVAL ? native.ringSetup(entries, entries * 4, flags, params) : deferred;
+    let fd = setUp(SINGLE_ISSUER | DEFER_TASKRUN | TASKRUN_FLAG);
+    this.interrupted = fd === -EINVAL;
+    if (this.interrupted) fd = setUp(0);
     this.fd = check('io_uring_setup', fd);
-    this.interrupted = deferred !== fd;
     const features = params[5]!;
     const needed = IO_URING.feature.NODROP | IO_URING.feature.EXT_ARG | IO_URING.feature.SINGLE_MMAP;
     if ((features & needed) !== needed) {
@@ -155,6 +156,8 @@ export class IoUring {
    */
   enter(minComplete: number, timeoutMicros: number): void {
     const { state } = this;
+    // Not into memory that is somebody else's by now.
+    if (state.length === 0) throw new Error('this io_uring is closed');
     state[ENTER_STATE.sqTail] = this.tail;
     state[ENTER_STATE.cqHead] = this.cqHead;
     const result = native.ringEnter(this.stateAddress, minComplete, timeoutMicros);

@@ -330,6 +330,7 @@ export class ReactorLoop implements ShardHost {
     const { chores } = this;
     this.chores = [];
     for (const work of chores) work();
+    this.nowIsFresh = false;
   }
 
   private publishAll(): void {
@@ -338,6 +339,11 @@ export class ReactorLoop implements ShardHost {
       const ring = dirty[index]!;
       ring.dirty = false;
       this.publish(ring);
+    }
+    this.now = native.clockMicros();
+    this.nowIsFresh = true;
+    for (let index = 0; index < dirty.length; index += 1) {
+      const ring = dirty[index]!;
       ring.shard.metrics.observe(HISTOGRAM.complete, (this.now - ring.dirtyAt) | 0);
     }
     empty(dirty);

@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
-import { check, EFD_NONBLOCK, native } from '@cairn/native';
+import { Worker } from 'node:worker_threads';
+import { native } from '@cairn/native';
 import type { HeadSwitch, VolumeChain } from '@cairn/storage';
 import type { Handed } from '@cairn/vhost-user';
 import { ChainChanges } from './chain-changes.js';
@@ -10,6 +10,7 @@ import { byName } from './failure-names.js';
 import { Placement } from './placement.js';
 import { NO_LIMITS, type RateLimits } from './rate-limits.js';
 import { ReactorHandle } from './reactor-handle.js';
+import { makeEventfds, meshOf } from './reactor-mesh.js';
 import { ReactorMetrics, type ReactorStatus, threadCpuSeconds } from './reactor-metrics.js';
 import type {
   AnswerMessage,
@@ -365,32 +366,6 @@ export class Reactors {
     this.keepTime();
   }
 }
-
-const makeEventfds = (count: number): number[] => {
-  const fds: number[] = [];
-  try {
-    while (fds.length < count) fds.push(check('eventfd', native.eventfd(EFD_NONBLOCK)));
-    return fds;
-  } catch (error) {
-    for (const fd of fds) closeSync(fd);
-    throw error;
-  }
-};
-
-/** A port from each reactor to each other one. */
-const meshOf = (count: number): (MessagePort | undefined)[][] => {
-  const ports = Array.from({ length: count }, () =>
-    Array.from({ length: count }, () => undefined as MessagePort | undefined),
-  );
-  for (let one = 0; one < count; one += 1) {
-    for (let other = one + 1; other < count; other += 1) {
-      const { port1, port2 } = new MessageChannel();
-      ports[one]![other] = port1;
-      ports[other]![one] = port2;
-    }
-  }
-  return ports;
-};
 
 const sumOf = (counts: Readonly<Record<string, number>>): number =>
   Object.values(counts).reduce((sum, count) => sum + count, 0);

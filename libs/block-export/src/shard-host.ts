@@ -2,6 +2,7 @@ import type { BlkRing } from './blk-ring.js';
 import type { DeviceShared } from './device-shared.js';
 import type { RequestErrorName } from './failure-names.js';
 import type { IoUring } from './io-uring.js';
+import type { RateLimiter } from './rate-limiter.js';
 import type { RequestSlots } from './request-slots.js';
 import type { ShardPauses } from './shard-pauses.js';
 import type { ShardMetrics } from './shard-metrics.js';
@@ -75,4 +76,14 @@ export interface ShardPort {
   finish(slot: number, status: number): void;
   /** Completes with IOERR, counted under `name`. */
   fault(slot: number, name: RequestErrorName): void;
+}
+
+/** What a shard is made of. */
+export interface ShardOptions {
+  file: VolumeFile;
+  readOnly: boolean;
+  serial: string;
+  shared: DeviceShared;
+  limiter: RateLimiter;
+  metrics: ShardMetrics;
 }

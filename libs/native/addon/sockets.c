@@ -19,6 +19,14 @@ static int address(const char *path, struct sockaddr_un *a) {
   return 0;
 }
 
+/* A socket for that path, whose address is in *a; -errno. */
+static int open_socket(const char *path, struct sockaddr_un *a, int flags) {
+  int e = address(path, a);
+  if (e < 0) return e;
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+  return fd < 0 ? -errno : fd;
+}
+
 /* unixListen(path, backlog, mode): non-blocking listening socket; the file has that mode from its first moment on */
 static napi_value UnixListen(napi_env env, napi_callback_info info) {
   call_t c = begin(env, info);
@@ -27,10 +35,8 @@ static napi_value UnixListen(napi_env env, napi_callback_info info) {
   int64_t backlog = num(&c, 1), mode = num(&c, 2);
   CHECK(c);
   struct sockaddr_un a;
-  int e = address(path, &a);
-  if (e < 0) return ret(env, e);
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return ret(env, -errno);
+  int fd = open_socket(path, &a, SOCK_NONBLOCK), e;
+  if (fd < 0) return ret(env, fd);
   /* fchmod before bind decides the mode of the socket's file (unix(7)); the umask can only narrow it. */
   if (fchmod(fd, (mode_t)mode) < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || listen(fd, (int)backlog) < 0) {
     e = errno;
@@ -47,10 +53,8 @@ static napi_value UnixConnect(napi_env env, napi_callback_info info) {
   str(&c, 0, path, sizeof path);
   CHECK(c);
   struct sockaddr_un a;
-  int e = address(path, &a);
-  if (e < 0) return ret(env, e);
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return ret(env, -errno);
+  int fd = open_socket(path, &a, 0), e;
+  if (fd < 0) return ret(env, fd);
   if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0) {
     e = errno;
     close(fd);
@@ -66,10 +70,8 @@ static napi_value UnixProbe(napi_env env, napi_callback_info info) {
   str(&c, 0, path, sizeof path);
   CHECK(c);
   struct sockaddr_un a;
-  int e = address(path, &a);
-  if (e < 0) return ret(env, e);
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return ret(env, -errno);
+  int fd = open_socket(path, &a, SOCK_NONBLOCK), e;
+  if (fd < 0) return ret(env, fd);
   e = connect(fd, (struct sockaddr *)&a, sizeof a) < 0 ? errno : 0;
   close(fd);
   if (e == 0 || e == EAGAIN) return ret(env, 1); /* EAGAIN: its backlog is full */

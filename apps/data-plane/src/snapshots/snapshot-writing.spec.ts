@@ -128,6 +128,26 @@ describe('writing snapshots from blocks', () => {
     expect(await put(0)).toBe('201 put');
   });
 
+  it('leaves room for other snapshots when one is sent to slowly in many places', async () => {
+    const other = newId('snap');
+    await agent.startWriting(other, { sizeBytes: MIB, timeoutMs: 60_000 });
+    const ends: (() => void)[] = [];
+    const trickle = () =>
+      new ReadableStream({
+        start: (body) => {
+          body.enqueue(Uint8Array.of(7));
+          ends.push(() => body.error(new Error('off')));
+        },
+      });
+    const slow = Array.from({ length: 40 }, () => put(1, { body: trickle() }));
+    for (const one of slow) one.catch(() => undefined);
+    await expect.poll(() => put(0)).toBe('409 snapshot-busy');
+    expect(await put(0, { ticket: ticketOf(other) })).toBe('201 put');
+    for (const end of ends) end();
+    await Promise.allSettled(slow);
+    await expect.poll(() => put(0)).toBe('201 put');
+  });
+
   it.each(['2', 'x', '-1', '1e3', '99999999999999'])('refuses the index %s', async (index) => {
     expect(await put(index)).toBe('400 invalid-argument');
   });

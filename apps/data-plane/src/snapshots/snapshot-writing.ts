@@ -36,8 +36,9 @@ export interface PutBlock {
 
 /** A call does not wait longer for a completion, and is made again: less than the time-out of any caller. */
 const completionWaitMs = 2000;
-/** Each takes 512 KiB while it is on its way in. */
+/** Each takes 512 KiB while it is on its way in. One snapshot has no more than half, so that others come in, too. */
 const putsMax = 64;
+const putsOfOneMax = putsMax / 2;
 const indexPattern = /^\d{1,12}$/;
 
 /** Snapshots that are written from blocks: begun and completed by workers, filled by bearers of tickets. */
@@ -49,6 +50,7 @@ export class SnapshotWriting {
   /** Completions under way, and those of which nobody has heard the outcome. */
   private readonly completions = new Map<string, { asked: string; outcome: Promise<SnapshotRecord> }>();
   private puts = 0;
+  private readonly putsOf = new Map<string, number>();
   private expires = false;
   private timer: NodeJS.Timeout | undefined;
   private turn: Promise<void> = Promise.resolve();
@@ -92,16 +94,27 @@ export class SnapshotWriting {
     if (percent !== undefined && !(Number.isInteger(percent) && percent >= 0 && percent <= 100)) {
       throw new AgentError('invalid-argument', 'x-cairn-progress must be a whole number from 0 to 100');
     }
-    if (this.puts >= putsMax) throw new AgentError('snapshot-busy', `${putsMax} blocks are on their way in`);
+    const { snapshotId } = ticket;
+    const ofThis = this.putsOf.get(snapshotId) ?? 0;
+    if (this.puts >= putsMax || ofThis >= putsOfOneMax) {
+      throw new AgentError(
+        'snapshot-busy',
+        `${this.puts} blocks are on their way in, ${ofThis} to this snapshot`,
+      );
+    }
     this.puts += 1;
+    this.putsOf.set(snapshotId, ofThis + 1);
     try {
       const data = await read();
-      await this.parts.pool.snapshotWriter.putBlock(ticket.snapshotId, Number(index), data, checksum);
-      if (percent !== undefined) this.percents.set(ticket.snapshotId, percent);
+      await this.parts.pool.snapshotWriter.putBlock(snapshotId, Number(index), data, checksum);
+      if (percent !== undefined) this.percents.set(snapshotId, percent);
     } catch (error) {
       throw agentErrorOf(error, 'storage-failed');
     } finally {
       this.puts -= 1;
+      const left = this.putsOf.get(snapshotId)! - 1;
+      if (left > 0) this.putsOf.set(snapshotId, left);
+      else this.putsOf.delete(snapshotId);
     }
     this.faultPoints.reach('data-plane.before-answer');
   }
